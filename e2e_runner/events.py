@@ -1,0 +1,105 @@
+"""What happens during a run, as a closed set of frozen event types.
+
+Events are the only way in which the engine speaks to the rest of the program. ``at`` is in seconds
+since the run started, on the monotonic clock.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from e2e_runner.model import Plan, Result, RunInfo
+
+
+class Phase(StrEnum):
+    """What an example is doing now."""
+
+    WAITING_FOR_PORT = "waiting for port"
+    COMPANIONS = "starting companions"
+    RUNNING = "running"
+    STARTING = "waiting until ready"
+    STOPPING = "stopping"
+    KILLING = "killing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """The plan is made and the environment is set up; the first event of every run."""
+
+    at: float
+    run: RunInfo
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleStarted:
+    """An example has its turn. `limit` is its timeout in seconds."""
+
+    at: float
+    path: str
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseChanged:
+    """A running example entered another phase; `detail` says more ("port 8000, held by pid 12")."""
+
+    at: float
+    path: str
+    phase: Phase
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputWritten:
+    """A script wrote output; emitted only with ``--no-capture``."""
+
+    at: float
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleFinished:
+    """The verdict on one example. Every example of the plan gets exactly one, not-run included."""
+
+    at: float
+    result: Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """Something that a person should know and that changes no verdict."""
+
+    at: float
+    message: str
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupted:
+    """A signal asked the run to end; `count` 1 stops with grace, 2 kills now."""
+
+    at: float
+    signal: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """The last event of every run."""
+
+    at: float
+    exit_code: int
+    interrupted: bool
+
+
+Event = (
+    RunStarted
+    | ExampleStarted
+    | PhaseChanged
+    | OutputWritten
+    | ExampleFinished
+    | Warned
+    | Interrupted
+    | RunFinished
+)

@@ -1,0 +1,329 @@
+"""The vocabulary: every value that the parts of e2e-run hand to each other. No I/O.
+
+Paths called ``path`` are strings relative to the project's root with ``/`` separators; they name an
+example in every report. Paths called ``file`` are absolute. Seconds are floats, sizes are bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+class Status(StrEnum):
+    """What became of an example."""
+
+    PASSED = "passed"
+    SERVED = "served"
+    FLAKY = "flaky"
+    LEAKED = "leaked"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    BLOCKED = "blocked"
+    SKIPPED = "skipped"
+    NOT_RUN = "not-run"
+
+
+class Source(StrEnum):
+    """Where a setting's value came from, strongest first."""
+
+    FLAG = "flag"
+    ENVIRONMENT = "environment"
+    METADATA = "metadata"
+    OVERRIDE = "override"
+    CONFIG = "config"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where one setting came from: its source, and the place in it (``e2e-run.toml:12``)."""
+
+    source: Source
+    where: str = ""
+
+
+# --- readiness -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpProbe:
+    """Ready when a GET of `url` answers with a status below 400."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpProbe:
+    """Ready when a TCP connection to `host`:`port` is accepted."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogProbe:
+    """Ready when a line of the output matches the regular expression `pattern`."""
+
+    pattern: str
+
+
+Probe = HttpProbe | TcpProbe | LogProbe
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+class OnPortConflict(StrEnum):
+    """What to do with an example whose declared port is taken."""
+
+    FAIL = "fail"
+    WAIT = "wait"
+    SKIP = "skip"
+
+
+class Capture(StrEnum):
+    """How output is kept: one log in the order written, or a log for each stream."""
+
+    MERGED = "merged"
+    SEPARATE = "separate"
+
+
+class Containment(StrEnum):
+    """How the processes of an example are held together, best first."""
+
+    CGROUP = "cgroup"
+    PID_NAMESPACE = "pid-namespace"
+    SCAN = "scan"
+    PROCESS_GROUP = "process-group"
+
+
+class Color(StrEnum):
+    """Whether the console uses colours."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class ReportFormat(StrEnum):
+    """The formats that ``--report FORMAT=PATH`` writes."""
+
+    JSON = "json"
+    JSONL = "jsonl"
+    JUNIT = "junit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportTarget:
+    """One ``--report FORMAT=PATH``."""
+
+    format: ReportFormat
+    file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """The settings of the whole run, each resolved to one value."""
+
+    root: Path  # the config's folder, else the working directory: report paths are relative to it
+    config_file: Path | None
+    state_dir: Path  # .e2e-run beside the config
+    paths: tuple[Path, ...]  # absolute; files and folders to search
+    python: str  # the interpreter that runs *.py
+    keyword: str | None
+    only: tuple[str, ...]
+    skip: tuple[str, ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    interpreters: Mapping[str, str]  # suffix -> command, as in {".sh": "bash"}
+    fail_on_output: tuple[str, ...]
+    strict: bool
+    fail_fast: bool
+    max_fail: int | None
+    on_port_conflict: OnPortConflict
+    free_ports: bool
+    containment: Containment | None  # None: the best that the probes find
+    max_output: int
+    capture: Capture
+    no_capture: bool
+    keep_runs: int
+    reports: tuple[ReportTarget, ...]
+    verbose: int
+    quiet: bool
+    color: Color
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleSettings:
+    """The settings of one example, each resolved to one value."""
+
+    timeout: float
+    grace: float
+    ports: tuple[int, ...]  # declared: must be free
+    tags: tuple[str, ...]  # sorted; declared and inferred
+    env: Mapping[str, str]
+    args: tuple[str, ...]
+    stdin: str | None  # text for standard input; None: /dev/null
+    cwd: Path  # absolute
+    serve: Probe | None
+    needs: tuple[Path, ...]  # absolute files of the companions
+    skip: str | None  # the reason
+    expect_exit: int
+    interpreter: tuple[str, ...]  # the command that the script is handed to
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+
+
+# --- the plan ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with metadata: the full message, naming file, line, key and what is accepted."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One script to run, with everything that decides how."""
+
+    path: str
+    file: Path
+    argv: tuple[str, ...]  # interpreter, script (or -m module) and arguments
+    settings: ExampleSettings
+    found_ports: tuple[int, ...] = ()  # literals in the source: taken ones only warn
+    problems: tuple[Problem, ...] = ()  # not empty: fails with cause `bad-metadata`, unstarted
+    companions: tuple["Example", ...] = ()  # what `needs` names, in order
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Declared ports first, then those found in the source."""
+        declared = self.settings.ports
+        return declared + tuple(port for port in self.found_ports if port not in declared)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deselected:
+    """An example that is not run on purpose: by tag, keyword or its own `skip`."""
+
+    example: Example
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotExample:
+    """A file that looked like a script and is none, with the reason."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one run does: `examples` in this order; the rest is reported."""
+
+    examples: tuple[Example, ...]
+    deselected: tuple[Deselected, ...] = ()
+    not_examples: tuple[NotExample, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+# --- outside facts -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessInfo:
+    """A process as last seen. `started` (seconds since the epoch) guards against pid reuse."""
+
+    pid: int
+    command: str
+    started: float
+    user: str = ""
+    ports: tuple[int, ...] = ()  # TCP ports that it listens on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortOwner:
+    """Who listens on a port. `process` is None when the system does not show it to this user."""
+
+    port: int
+    addresses: tuple[str, ...]  # bound addresses, as in ("0.0.0.0", "::")
+    process: ProcessInfo | None
+    uid: int | None = None  # owner of the socket, known even when the process is not visible
+    earlier_run: str | None = None  # id of the earlier run of this project whose tag it carries
+    note: str = ""  # e.g. "published by a container"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a process ended. Exactly one of `code` and `signal` is set."""
+
+    code: int | None
+    signal: int | None
+    cpu: float | None = None  # user + system seconds of the script and the children it waited for
+    max_rss: int | None = None  # bytes, largest single process of those
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeakedProcess:
+    """A process that outlived its script."""
+
+    pid: int
+    command: str
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeakedPort:
+    """A port still listened on after the script, and by whom."""
+
+    port: int
+    owner: str = ""  # in words
+
+
+Leak = LeakedProcess | LeakedPort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The verdict on one example, with the evidence."""
+
+    path: str
+    status: Status
+    cause: str | None = None  # refines failed, timeout and blocked
+    reason: str = ""  # "exit code 1"
+    exit_code: int | None = None
+    signal: str | None = None  # "SIGSEGV"
+    duration: float = 0.0
+    cpu: float | None = None
+    max_rss: int | None = None
+    tags: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    leaks: tuple[Leak, ...] = ()
+    attempts: int = 0  # how many times it was started
+    log: str | None = None  # relative to the root
+    output_tail: str = ""  # decoded, control characters untouched; empty for what passed
+    output_dropped: int = 0  # bytes dropped from the middle of the log
+    hints: tuple[str, ...] = ()  # one sentence of advice each
+    notes: tuple[str, ...] = ()  # facts worth a line, such as "needed SIGKILL"
+    command: str = ""  # to run it by hand, from the root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What identifies and describes a run as a whole."""
+
+    id: str
+    started: float  # seconds since the epoch
+    root: Path
+    jobs: int
+    python: str  # path of the project's interpreter
+    version: str  # of e2e-run
+    processes: Containment
+    containment_notes: tuple[str, ...] = ()  # why a better tier is not in force
+    network: str = "host"
