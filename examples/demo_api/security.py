@@ -1,0 +1,65 @@
+"""Password hashes (scrypt) and access tokens (JWT, HS256)."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from datetime import UTC, datetime, timedelta
+
+import jwt
+
+_ALGORITHM = "HS256"
+_ISSUER = "demo-api"
+_COST = {"n": 2**14, "r": 8, "p": 1}  # 16 MiB and some 50 ms for each guess
+
+
+class InvalidTokenError(Exception):
+    """A token that is malformed, expired or signed by someone else; says which."""
+
+
+def hash_password(password: str) -> str:
+    """Hash a password with a salt of its own; the result holds both."""
+    salt = secrets.token_bytes(16)
+    return f"scrypt${_encode(salt)}${_encode(_scrypt(password, salt))}"
+
+
+def verify_password(password: str, password_hash: str) -> bool:
+    """Compare a password with what `hash_password` made of the right one, in constant time."""
+    _, salt, expected = password_hash.split("$")
+    return hmac.compare_digest(
+        _scrypt(password, base64.b64decode(salt)), base64.b64decode(expected)
+    )
+
+
+def create_token(username: str, *, secret: str, seconds: float, now: datetime) -> str:
+    """Sign a token that names `username` and is valid for `seconds` from `now`."""
+    claims = {"iss": _ISSUER, "sub": username, "iat": now, "exp": now + timedelta(seconds=seconds)}
+    return jwt.encode(claims, secret, algorithm=_ALGORITHM)
+
+
+def read_token(token: str, *, secret: str) -> str:
+    """Return the user name that a valid token carries; raise `InvalidTokenError` otherwise."""
+    try:
+        claims = jwt.decode(
+            token,
+            secret,
+            algorithms=[_ALGORITHM],
+            issuer=_ISSUER,
+            options={"require": ["exp", "sub"]},
+        )
+    except jwt.InvalidTokenError as error:
+        raise InvalidTokenError(str(error)) from error
+    return str(claims["sub"])
+
+
+def utc_now() -> datetime:
+    """Return the present time with its zone."""
+    return datetime.now(UTC)
+
+
+def _scrypt(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, **_COST)
+
+
+def _encode(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")
