@@ -1,0 +1,4 @@
+"""Does not parse. Right verdict: failed, with Python's own SyntaxError."""
+
+def broken(:
+    return 1
