@@ -1,0 +1,411 @@
+"""The runner's side of supervision: starts the spawner, and gives each script a `Child` to hold it by."""
+
+import asyncio
+import collections
+import contextlib
+import errno
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from e2e_runner.errors import SetupError
+from e2e_runner.model import Containment, Exit, ProcessInfo
+from e2e_runner.supervise.wire import Message, Reader, send
+
+_KILL_TIMEOUT = 12.0  # seconds; a little more than the keeper itself gives a kill
+
+
+class StartError(Exception):
+    """The script could not be started; the text says what failed and why."""
+
+
+class SupervisionLost(Exception):  # noqa: N818 - named after what happened
+    """The keeper died under its script, so nobody saw how the script ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What to start: the program and its surroundings. The descriptors stay the caller's."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exited:
+    """How and when a script ended; `left` says whether something that it started lived on then."""
+
+    exit: Exit
+    at: float  # monotonic
+    left: bool
+
+
+class _Channel:
+    """A socket to the spawner or a keeper, read by the event loop."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._reader = Reader()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._readable)
+
+    def received(self, message: Message) -> None:
+        """Act on a message from the other end."""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """Act on the end of the stream."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        if self.sock.fileno() >= 0:
+            self._loop.remove_reader(self.sock)
+            self.sock.close()
+
+    def _readable(self) -> None:
+        self._reader.fill(self.sock)
+        for message in self._reader.messages():
+            self.received(message)
+        if self._reader.ended:
+            self.close()
+            self.ended()
+
+
+class Child(_Channel):
+    """One script and everything that it starts, until `release` or the end of the supervisor."""
+
+    def __init__(self, sock: socket.socket, tier: Containment) -> None:
+        super().__init__(sock)
+        loop = asyncio.get_running_loop()
+        self._tier = tier
+        self.keeper = 0  # pid of the keeper; every process of the script descends from it
+        self.exited: asyncio.Future[Exited] = loop.create_future()
+        self.empty = asyncio.Event()  # set once nothing that the script started lives
+        self._started: asyncio.Future[float] = loop.create_future()
+        self._answers: collections.deque[asyncio.Future[object]] = collections.deque()
+
+    async def start(self, command: Command) -> float:
+        """Start the script; gives the monotonic time. Raises StartError or SupervisionLost."""
+        encoded = (
+            "start",
+            [os.fsencode(arg) for arg in command.argv],
+            {os.fsencode(name): os.fsencode(value) for name, value in command.env.items()},
+            os.fsencode(command.cwd),
+        )
+        try:
+            send(self.sock, encoded, (command.stdin, command.stdout, command.stderr))
+        except OSError as error:
+            raise SupervisionLost(f"its keeper is gone: {error}") from error
+        return await self._started
+
+    async def wait_empty(self, seconds: float) -> bool:
+        """Wait until nothing that the script started lives; False after `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.empty.wait()
+        return self.empty.is_set()
+
+    async def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the script and everything that it started; nothing when all is over."""
+        with contextlib.suppress(OSError):
+            send(self.sock, ("signal", int(number)))
+
+    async def kill(self) -> bool:
+        """Kill the script and everything that it started; False when something withstood it."""
+        try:
+            async with asyncio.timeout(_KILL_TIMEOUT):
+                left = await self._ask("kill")
+        except (TimeoutError, SupervisionLost):
+            return False
+        return not left
+
+    async def processes(self) -> tuple[ProcessInfo, ...]:
+        """Describe what lives of the script and everything that it started, by the host's pids."""
+        if self._tier is Containment.PID_NAMESPACE:
+            from e2e_runner.supervise.linux import descendants
+
+            pids = descendants(self.keeper)
+        else:
+            try:
+                answer = await self._ask("list")
+            except SupervisionLost:
+                return ()
+            pids = answer if isinstance(answer, list) else []
+        return tuple(info for info in map(process_info, pids) if info is not None)
+
+    def release(self) -> None:
+        """Let go of the keeper: it kills whatever is left, cleans up and ends."""
+        self.close()
+        self._settle(SupervisionLost("released"))
+
+    def received(self, message: Message) -> None:
+        """Take what the keeper says; see `keeper` for the messages."""
+        match message:
+            case ("started", int(), float(at)):
+                self._started.set_result(at)
+            case ("not-started", int(number), str(what)):
+                self._started.set_exception(StartError(_start_failure(number, what)))
+            case ("exited", int(status), float(at), float(cpu), int(max_rss), bool(left)):
+                if not left:
+                    self.empty.set()
+                self.exited.set_result(
+                    Exited(exit=_exit(status, cpu=cpu, max_rss=max_rss), at=at, left=left)
+                )
+            case ("empty",):
+                self.empty.set()
+            case ("killed" | "listed", answer):
+                waiting = self._answers.popleft()
+                if not waiting.done():
+                    waiting.set_result(answer)
+            case _:
+                raise AssertionError(message)
+
+    def ended(self) -> None:
+        """Give up on the script: the keeper died, or was killed by it."""
+        self._settle(SupervisionLost("its keeper was killed"))
+
+    async def _ask(self, question: str) -> object:
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        try:
+            send(self.sock, (question,))
+        except OSError as error:
+            raise SupervisionLost(f"its keeper is gone: {error}") from error
+        self._answers.append(answer)
+        return await answer
+
+    def _settle(self, error: SupervisionLost) -> None:
+        waiting: list[asyncio.Future[Any]] = [self._started, self.exited, *self._answers]
+        for future in waiting:
+            _fail(future, error)
+        self._answers.clear()
+
+
+class Supervisor(_Channel):
+    """The spawner of this run, and a keeper made ahead of time for the next script."""
+
+    def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(sock)
+        loop = asyncio.get_running_loop()
+        self._process = process
+        self._tier: asyncio.Future[tuple[str, bool, str, list[str]]] = loop.create_future()
+        self._forks: collections.deque[asyncio.Future[int]] = collections.deque()
+        self._abandoned: dict[int, asyncio.Future[None]] = {}
+        self._warm: asyncio.Task[Child] | None = None
+        self._count = 0
+        self._gone = False
+        self._cgroups: Path | None = None
+        self.tier = Containment.SCAN
+        self.notes: tuple[str, ...] = ()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, *, wanted: Containment | None, run_id: str, scratch: Path, log: Path
+    ) -> AsyncIterator[Self]:
+        """Start the spawner for the length of the block.
+
+        `scratch` is removed by the spawner when the run is over, however it ends; `log` takes what
+        the spawner and the keepers have to complain about. Raises SetupError when the tier `wanted`
+        cannot be had, naming why.
+        """
+        ours, theirs = socket.socketpair()
+        # -I -S: neither the caller's PYTHON* variables nor site-packages, for a third of the start-up.
+        # What it imports is found by these two folders: this package, and (one tier only) psutil.
+        code = (
+            f"import sys; sys.path[:] = [{_folder_of('e2e_runner')!r}, *sys.path, {_folder_of('psutil')!r}]; "
+            "from e2e_runner.supervise.spawner import main; "
+            "main(int(sys.argv[1]), *sys.argv[2:])"
+        )
+        arguments = (str(theirs.fileno()), wanted or "auto", run_id, str(scratch))
+        with log.open("wb") as stderr, theirs:
+            process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec, under a millisecond
+                [sys.executable, "-I", "-S", "-c", code, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                cwd="/",  # it may outlive the folder that it was started from
+                start_new_session=True,  # Ctrl-C is the runner's to handle
+                pass_fds=[theirs.fileno()],
+            )
+        supervisor = cls(ours, process)
+        try:
+            await supervisor._probed(log)
+            yield supervisor
+        finally:
+            await supervisor._shut_down()
+
+    async def start(self, command: Command) -> tuple[Child, float]:
+        """Start a script; gives its `Child` and the monotonic time of the start.
+
+        Raises StartError when the program or folder cannot be used, SupervisionLost when the keeper
+        or the spawner has died.
+        """
+        child = await (self._warm or self._keeper())
+        self._warm = None
+        try:
+            at = await child.start(command)
+        except BaseException:
+            child.release()
+            raise
+        # The next script's keeper is forked while this script runs.
+        self._warm = asyncio.create_task(self._keeper())
+        self._warm.add_done_callback(_seen)
+        return child, at
+
+    async def abandon(self, child: Child) -> None:
+        """Kill what a dead keeper held; see SupervisionLost."""
+        if self._gone:
+            return
+        done = self._abandoned[child.keeper] = asyncio.get_running_loop().create_future()
+        with contextlib.suppress(OSError, SupervisionLost):
+            send(self.sock, ("abandon", child.keeper))
+            await done
+
+    def received(self, message: Message) -> None:
+        """Take what the spawner says; see `spawner` for the messages."""
+        match message:
+            case ("tier", str(name), bool(user), str(parent), list(notes)):
+                self._tier.set_result((name, user, parent, notes))
+            case ("forked", int(pid)):
+                self._forks.popleft().set_result(pid)
+            case ("not-forked", int(number), str(text)):
+                self._forks.popleft().set_exception(OSError(number, text))
+            case ("abandoned", int(pid)):
+                self._abandoned.pop(pid).set_result(None)
+            case _:
+                raise AssertionError(message)
+
+    def ended(self) -> None:
+        """Give up on all that waits for the spawner, which died."""
+        self._gone = True
+        error = SupervisionLost("the spawner process was killed")
+        waiting: list[asyncio.Future[Any]] = [self._tier, *self._forks, *self._abandoned.values()]
+        for future in waiting:
+            _fail(future, error)
+        self._forks.clear()
+        self._abandoned.clear()
+
+    async def _probed(self, log: Path) -> None:
+        try:
+            name, user_namespace, parent, notes = await self._tier
+        except SupervisionLost as error:
+            raise SetupError(
+                "The process that starts the scripts ended before it was ready.",
+                facts=_last_lines(log),
+                remedy=f"report this, with {log}.",
+            ) from error
+        if name == "none":
+            raise SetupError(
+                "The containment that was asked for cannot be had here.",
+                facts=tuple(notes),
+                remedy="use --containment auto, or make the above possible.",
+            )
+        self.tier = Containment(name)
+        self.notes = tuple(notes)
+        if user_namespace:
+            self.notes += ("pid-namespace: inside a user namespace",)
+        self._cgroups = Path(parent) if parent else None
+
+    async def _keeper(self) -> Child:
+        if self._gone:
+            raise SupervisionLost("the spawner process was killed")
+        ours, theirs = socket.socketpair()
+        self._count += 1
+        cgroup = None if self._cgroups is None else str(self._cgroups / str(self._count))
+        child = Child(ours, self.tier)
+        forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._forks.append(forked)
+        try:
+            with theirs:
+                send(self.sock, ("keeper", cgroup), (theirs.fileno(),))
+            child.keeper = await forked
+        except OSError as error:
+            child.release()
+            raise StartError(f"no process could be forked: {error.strerror or error}") from error
+        except BaseException:
+            child.release()
+            raise
+        return child
+
+    async def _shut_down(self) -> None:
+        if self._warm is not None:
+            with contextlib.suppress(StartError, SupervisionLost):
+                (await self._warm).release()
+        self.close()
+        # It waits for its keepers, which kill what is left: bounded, and short when all is well.
+        await asyncio.to_thread(self._process.wait)
+
+
+def _folder_of(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SetupError(f"The package {package} is not installed.", remedy="reinstall e2e-runner.")
+    return str(Path(spec.origin).parent.parent)
+
+
+def process_info(pid: int) -> ProcessInfo | None:
+    """Describe a process as the host sees it; None when it is gone or a zombie."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return None
+            command = " ".join(process.cmdline()) or f"[{process.name()}]"
+            return ProcessInfo(
+                pid=pid, command=command, started=process.create_time(), user=process.username()
+            )
+    except psutil.AccessDenied:
+        return ProcessInfo(pid=pid, command="[not visible]", started=0.0)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _last_lines(log: Path) -> tuple[str, ...]:
+    return tuple(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+
+
+def _exit(status: int, *, cpu: float, max_rss: int) -> Exit:
+    code = os.waitstatus_to_exitcode(status)
+    return Exit(
+        code=None if code < 0 else code,
+        signal=-code if code < 0 else None,
+        cpu=cpu,
+        max_rss=max_rss,
+    )
+
+
+def _start_failure(number: int, what: str) -> str:
+    reason = os.strerror(number)
+    match what:
+        case "cwd":
+            return f"its working folder cannot be entered: {reason}"
+        case "interpreter" if number == errno.E2BIG:
+            return "its arguments and environment are too long for the system"
+        case "interpreter":
+            return f"its interpreter cannot be run: {reason}"
+        case _:
+            return what
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # marks it as seen: nobody may be waiting for it
+
+
+def _seen(task: asyncio.Task[Child]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever takes the warm keeper gets it again

@@ -1,0 +1,283 @@
+"""How a keeper holds on to everything that its script starts, one class for each tier.
+
+A containment is created by the spawner, entered by the keeper, and used only there. Its methods work
+on the keeper's own view of process ids.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+if sys.platform == "linux":
+    from e2e_runner.supervise import linux
+
+_MEMBERS = "cgroup.procs"
+
+
+class Containment(Protocol):
+    """What a keeper asks of its tier."""
+
+    def fork(self) -> int:
+        """Fork the keeper into the tier: its pid in the spawner, 0 in the keeper. Raises OSError."""
+
+    def enter(self) -> None:
+        """Finish the set-up inside the keeper, before anything is started. Raises OSError."""
+
+    def step_aside(self) -> None:
+        """Move the keeper itself out of what `kill_all` kills; called again harmlessly."""
+
+    def started(self, script: int, env: Mapping[bytes, bytes]) -> None:
+        """Note which process the script is, and its environment."""
+
+    @property
+    def observe_every(self) -> int | None:
+        """Milliseconds between calls of `observe` that the tier wants; None for none."""
+
+    def observe(self) -> None:
+        """Look at what the script has started, while it can still be told."""
+
+    def listed(self) -> list[int]:
+        """List what lives, by the keeper's own view of process ids."""
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to everything contained, once to each process."""
+
+    def kill_all(self) -> None:
+        """Send SIGKILL to everything contained; called again and again until `any_left` is false."""
+
+    def any_left(self, *, has_children: bool) -> bool:
+        """Tell whether anything lives on; `has_children` says whether the keeper has any child."""
+
+    def close(self) -> None:
+        """Give back what the tier took, once nothing is left."""
+
+
+def _signal_listed(number: int, list_pids: Callable[[], list[int]]) -> None:
+    """Signal the processes that `list_pids` gives, and never one that merely got their number.
+
+    Each is pinned by a pidfd first; only what is listed again after that is signalled, so a number
+    that was reused by a stranger in between is not.
+    """
+    pinned: dict[int, int] = {}
+    try:
+        for pid in list_pids():
+            with contextlib.suppress(OSError):
+                pinned[pid] = os.pidfd_open(pid)
+        for pid in list_pids():
+            if pid in pinned:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(pinned[pid], number)
+    finally:
+        for fd in pinned.values():
+            os.close(fd)
+
+
+class Scan:
+    """Tier `scan`: the keeper is a child subreaper, and every descendant leads back to it.
+
+    Also the base of `Cgroup`, for what moved itself out of its cgroup. A program that forks faster
+    than it can be listed can keep ahead of `kill_all` for a while.
+    """
+
+    def fork(self) -> int:
+        """Fork plainly."""
+        return os.fork()
+
+    def enter(self) -> None:
+        """Adopt orphans from now on."""
+        linux.become_subreaper()
+
+    def step_aside(self) -> None:
+        """Nothing to do: the keeper is no descendant of its own."""
+
+    def started(self, script: int, env: Mapping[bytes, bytes]) -> None:
+        """Nothing to note: adoption needs no knowledge of the script."""
+
+    @property
+    def observe_every(self) -> int | None:
+        """Adoption misses nothing, so nothing is observed."""
+        return None
+
+    def observe(self) -> None:
+        """Nothing to look at."""
+
+    def signal_all(self, number: int) -> None:
+        """Signal everything contained, each process once."""
+        _signal_listed(number, self.listed)
+
+    def kill_all(self) -> None:
+        """Kill all descendants."""
+        self._kill_children_quickly()
+        _signal_listed(signal.SIGKILL, self.listed)
+
+    def any_left(self, *, has_children: bool) -> bool:
+        """Every chain of descendants ends in a child of this process, dead parents being skipped."""
+        return has_children
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+    def listed(self) -> list[int]:
+        """List the descendants."""
+        return linux.descendants(os.getpid())
+
+    @staticmethod
+    def _kill_children_quickly() -> None:
+        # A program that forks and exits for ever is at each moment a fresh child of ours; reading
+        # this one file and killing takes less time than a fork. A child of ours that we have not
+        # reaped keeps its number, so these cannot be strangers.
+        children = f"/proc/self/task/{os.getpid()}/children"
+        with contextlib.suppress(OSError):  # needs CONFIG_PROC_CHILDREN
+            for _ in range(100):
+                pids = Path(children).read_bytes().split()
+                if not pids:
+                    return
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(int(pid), signal.SIGKILL)
+
+
+class Cgroup(Scan):
+    """Tier `cgroup`: the script is born in a cgroup v2 of its own, which one write kills.
+
+    The keeper is forked into the cgroup, so that the script starts in it, and then moves out.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder  # .../e2e-run-ID/ATTEMPT; its parent takes the keeper in
+
+    def fork(self) -> int:
+        """Make the cgroup and fork into it."""
+        os.mkdir(self._folder)  # noqa: PTH102 - pathlib is slower, and this is per attempt
+        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return linux.clone3(linux.CLONE_INTO_CGROUP, fd)
+        finally:
+            os.close(fd)
+
+    def step_aside(self) -> None:
+        """Leave the cgroup to the script, so that killing it does not kill the keeper."""
+        self._write(os.path.dirname(self._folder) + "/" + _MEMBERS, b"0")  # noqa: PTH120 - per attempt
+
+    def kill_all(self) -> None:
+        """Kill the cgroup as a whole, then descendants that left it."""
+        with contextlib.suppress(OSError):  # Linux before 5.14 lacks it
+            self._write(self._folder + "/cgroup.kill", b"1")
+            if self._populated():
+                return  # the kernel is at it: listing what dies anyway would only take time
+        super().kill_all()
+
+    def any_left(self, *, has_children: bool) -> bool:
+        """Ask the kernel whether the cgroup is populated."""
+        try:
+            return (
+                has_children or b"populated 1" in Path(self._folder, "cgroup.events").read_bytes()
+            )
+        except FileNotFoundError:
+            return has_children
+
+    def close(self) -> None:
+        """Remove the cgroup and those that the script made below it."""
+        remove_cgroup(Path(self._folder))
+
+    def listed(self) -> list[int]:
+        """List the members of the cgroup and the descendants that left it."""
+        pids = dict.fromkeys(super().listed())
+        with contextlib.suppress(OSError):
+            pids |= dict.fromkeys(map(int, Path(self._folder, _MEMBERS).read_bytes().split()))
+        pids.pop(0, None)  # stands for a process that this PID namespace does not show
+        return list(pids)
+
+    def _populated(self) -> bool:
+        try:
+            return b"populated 1" in Path(self._folder, "cgroup.events").read_bytes()
+        except FileNotFoundError:
+            return False
+
+    @staticmethod
+    def _write(file: str, data: bytes) -> None:
+        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+
+
+class PidNamespace:
+    """Tier `pid-namespace`: the keeper is the init of a PID namespace with a /proc of its own.
+
+    When it ends, the kernel kills whatever is left. An ordinary user gets a user namespace around it
+    in which their own ids stay what they are.
+    """
+
+    def __init__(self, *, user_namespace: bool) -> None:
+        self._user_namespace = user_namespace
+        self._ids = (os.geteuid(), os.getegid())
+
+    def fork(self) -> int:
+        """Fork the init of a new namespace."""
+        flags = linux.CLONE_NEWPID | linux.CLONE_NEWNS
+        return linux.clone3(flags | (linux.CLONE_NEWUSER if self._user_namespace else 0))
+
+    def enter(self) -> None:
+        """Map the user's ids and mount a /proc that fits."""
+        if self._user_namespace:
+            linux.map_own_ids(*self._ids)
+        linux.mount_fresh_proc()
+
+    def step_aside(self) -> None:
+        """Nothing to do: an init is never among those that it signals."""
+
+    def started(self, script: int, env: Mapping[bytes, bytes]) -> None:
+        """Nothing to note: the namespace holds whatever there is."""
+
+    @property
+    def observe_every(self) -> int | None:
+        """The namespace misses nothing, so nothing is observed."""
+        return None
+
+    def observe(self) -> None:
+        """Nothing to look at."""
+
+    def listed(self) -> list[int]:
+        """List the namespace, by its own numbers."""
+        return [pid for pid in linux.parents() if pid != 1]
+
+    def signal_all(self, number: int) -> None:
+        """Signal everything in the namespace but this init."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(-1, number)
+
+    def kill_all(self) -> None:
+        """Kill everything in the namespace at once; no fork gets away from it."""
+        self.signal_all(signal.SIGKILL)
+
+    def any_left(self, *, has_children: bool) -> bool:
+        """Every process of the namespace leads back to its init."""
+        return has_children
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+
+def remove_cgroup(folder: Path) -> None:
+    """Remove a cgroup and its descendants where they are empty; what is not stays.
+
+    The kernel frees a killed process's membership a moment after its exit is seen, so a removal that
+    finds the folder busy is tried again for a short while.
+    """
+    for current, _, _ in os.walk(folder, topdown=False):
+        for _ in range(50):
+            try:
+                os.rmdir(current)  # noqa: PTH106 - os.walk gives strings
+            except FileNotFoundError:
+                break
+            except OSError:
+                time.sleep(0.002)  # there is no event for "no longer busy"
+            else:
+                break

@@ -1,0 +1,104 @@
+"""The Linux system calls and /proc files that supervision needs and the standard library lacks."""
+
+import ctypes
+import os
+import signal
+import struct
+from pathlib import Path
+
+CLONE_NEWNS = 0x0002_0000
+CLONE_NEWUSER = 0x1000_0000
+CLONE_NEWPID = 0x2000_0000
+CLONE_INTO_CGROUP = 0x2_0000_0000
+
+_SYS_CLONE3 = 435  # the same on every architecture (clone3(2), Linux 5.3)
+_PR_SET_CHILD_SUBREAPER = 36
+_MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
+_MS_REC_SLAVE = 0x4000 | 0x8_0000
+
+# PyDLL keeps the GIL: a forked child must come back holding it.
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def clone3(flags: int, cgroup_fd: int = 0) -> int:
+    """Fork as the `CLONE_*` flags say: 0 in the child, its pid in the parent. Raises OSError.
+
+    Unlike `os.fork` this runs none of Python's fork hooks, so only a single-threaded process may use
+    it. It puts the child into a cgroup or into new namespaces from its first instruction.
+    """
+    args = struct.pack("11Q", flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup_fd)
+    return _check(_libc.syscall(_SYS_CLONE3, args, len(args)), "clone3")
+
+
+def become_subreaper() -> None:
+    """Adopt the orphans among this process's descendants (prctl(2)). Raises OSError."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def mount_fresh_proc() -> None:
+    """Mount a /proc that shows this PID namespace, in this mount namespace only. Raises OSError."""
+    _check(_libc.mount(b"none", b"/", None, _MS_REC_SLAVE, None), "mount")
+    _check(_libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID_NODEV_NOEXEC, None), "mount /proc")
+
+
+def map_own_ids(uid: int, gid: int) -> None:
+    """Keep the user's own ids in a fresh user namespace (user_namespaces(7)). Raises OSError."""
+    Path("/proc/self/setgroups").write_bytes(b"deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1\n", encoding="ascii")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1\n", encoding="ascii")
+
+
+def parents() -> dict[int, int]:
+    """Map each living process to its parent, from /proc; zombies are left out."""
+    found: dict[int, int] = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208 - hot loop
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - hot loop
+                stat = file.read(512)
+        except OSError:  # it ended while we were looking
+            continue
+        # The command name may hold anything, blanks and parentheses too; the last ")" ends it.
+        fields = stat[stat.rindex(b")") + 2 :].split(None, 18)
+        # A zombie with threads is a living process whose main thread has ended.
+        if fields[0] not in b"ZX" or int(fields[17]) > 1:
+            found[int(name)] = int(fields[1])
+    return found
+
+
+def descendants(root: int) -> list[int]:
+    """List the living descendants of a process, parents before their children."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents().items():
+        children.setdefault(parent, []).append(pid)
+    found = list(children.get(root, ()))
+    for pid in found:  # grows while it is walked
+        found.extend(children.get(pid, ()))
+    return found
+
+
+def own_cgroup() -> Path | None:
+    """Find the folder of this process's own cgroup v2, also beside mounted v1 controllers."""
+    try:
+        memberships = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    within = next((line[3:] for line in memberships if line.startswith("0::")), None)
+    if within is None:
+        return None
+    for line in mounts:
+        fields, _, filesystem = line.partition(" - ")
+        if filesystem.split(" ", 1)[0] == "cgroup2":
+            mounted_root, mount_point = fields.split(" ")[3:5]
+            if within == mounted_root or within.startswith(mounted_root.rstrip("/") + "/"):
+                return Path(mount_point) / within[len(mounted_root.rstrip("/")) :].lstrip("/")
+    return None

@@ -1,0 +1,277 @@
+"""The spawner: a small process that forks the keepers, and outlives the runner long enough to clean up.
+
+Started as ``python -I -S -c ... main(fd, ...)``. Messages from the runner::
+
+    ("keeper", cgroup)   with the keeper's end of its socket; cgroup: its folder, or None
+    ("abandon", pid)     a keeper died under its script: kill what it held
+
+and to the runner::
+
+    ("tier", name, user_namespace, parent, notes)   first of all: what the probes found
+    ("forked", pid)                                 or ("not-forked", errno, text)
+    ("abandoned", pid)
+"""
+
+import contextlib
+import errno
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from e2e_runner.supervise.containment import (
+    Cgroup,
+    Containment,
+    PidNamespace,
+    Scan,
+    remove_cgroup,
+)
+from e2e_runner.supervise.keeper import keep
+from e2e_runner.supervise.wire import Message, Reader, send
+
+if sys.platform == "linux":
+    from e2e_runner.supervise import linux
+
+_PATIENCE = 15.0  # seconds for the keepers to finish killing after the runner has gone
+
+
+class Unavailable(Exception):  # noqa: N818 - a finding, not a failure
+    """A tier that cannot be had here, with the reason in words."""
+
+
+def _probe_cgroup(run_id: str) -> str:
+    """Make a cgroup, fork into it, kill it; give the folder for this run's cgroups."""
+    own = linux.own_cgroup()
+    if own is None:
+        raise Unavailable("no cgroup v2 is mounted")
+    parent = own / f"e2e-run-{run_id}"
+    try:
+        parent.mkdir()
+    except OSError as error:
+        raise Unavailable(f"{own}: {error.strerror} (not delegated to this user)") from error
+    probe = Cgroup(str(parent / "probe"))
+    try:
+        pid = probe.fork()
+        if pid == 0:
+            signal.pause()
+            os._exit(0)
+        (parent / "probe" / "cgroup.kill").write_bytes(b"1")
+        os.waitpid(pid, 0)
+        (parent / "cgroup.procs").write_bytes(b"0")  # a keeper must be able to step out into it
+        (own / "cgroup.procs").write_bytes(b"0")
+    except OSError as error:
+        remove_cgroup(parent)
+        raise Unavailable(f"{own}: {error.strerror} ({error.filename})") from error
+    probe.close()
+    return str(parent)
+
+
+def _probe_pid_namespace() -> bool:
+    """Start an init with a fresh /proc and a child in it; True when it took a user namespace."""
+    reason: OSError | None = None
+    for user_namespace in (False, True) if os.geteuid() == 0 else (True,):
+        tier = PidNamespace(user_namespace=user_namespace)
+        try:
+            pid = tier.fork()
+        except OSError as error:
+            reason = error
+            continue
+        if pid == 0:
+            code = 70
+            try:
+                tier.enter()
+                # The point of the fresh /proc: what runs inside must see itself in it.
+                code = 0 if Path("/proc/self").readlink() == Path("1") else errno.EXDEV
+            except OSError as error:
+                code = error.errno or 70
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code == 0:
+            return user_namespace
+        reason = OSError(code, os.strerror(code) if code > 0 else f"signal {-code}")
+    raise Unavailable(f"unshare and mount /proc: {reason.strerror if reason else 'refused'}")
+
+
+def _probe_scan() -> None:
+    try:
+        linux.become_subreaper()
+    except OSError as error:
+        raise Unavailable(f"PR_SET_CHILD_SUBREAPER: {error.strerror}") from error
+
+
+class Tier:
+    """The tier in force, as the probes found it."""
+
+    def __init__(self, wanted: str, run_id: str) -> None:
+        self.name = "process-group"
+        self.user_namespace = False
+        self.parent = ""
+        self.notes: list[str] = []
+        for name in ("cgroup", "pid-namespace", "scan") if wanted == "auto" else (wanted,):
+            try:
+                self._try(name, run_id)
+            except Unavailable as error:
+                self.notes.append(f"{name}: {error}")
+            else:
+                self.name = name
+                return
+        if wanted not in ("auto", "process-group"):
+            self.name = "none"
+
+    def _try(self, name: str, run_id: str) -> None:
+        if name == "process-group":
+            return
+        if sys.platform != "linux":
+            raise Unavailable("only on Linux")
+        match name:
+            case "cgroup":
+                self.parent = _probe_cgroup(run_id)
+            case "pid-namespace":
+                self.user_namespace = _probe_pid_namespace()
+            case _:
+                _probe_scan()
+
+    def containment(self, cgroup: str | None) -> Containment:
+        """Make the containment of one attempt."""
+        match self.name:
+            case "cgroup" if cgroup is not None:
+                return Cgroup(cgroup)
+            case "pid-namespace":
+                return PidNamespace(user_namespace=self.user_namespace)
+            case "scan":
+                return Scan()
+            case _:
+                from e2e_runner.supervise.process_group import ProcessGroup
+
+                return ProcessGroup()
+
+
+class Spawner:
+    """The spawner's state and loop."""
+
+    def __init__(self, control: socket.socket, tier: Tier) -> None:
+        self._control = control
+        self._tier = tier
+        self._reader = Reader()
+        self._keepers: dict[int, str | None] = {}  # pid -> cgroup
+        self._lost: dict[
+            int, str
+        ] = {}  # the same, of those that died before their cgroup was empty
+        self._wake_read, wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(wake_write, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Serve the runner until it has gone."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while not self._reader.ended:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._wake_read in ready:
+                self._reap()
+            if self._control.fileno() in ready:
+                self._reader.fill(self._control)
+                for message in self._reader.messages():
+                    self._obey(message)
+        deadline = time.monotonic() + _PATIENCE
+        while self._keepers and time.monotonic() < deadline:
+            select.select([self._wake_read], [], [], 1)
+            self._reap()
+        for pid in list(self._lost):
+            self._abandon(pid)
+        self._kill_orphans()
+
+    def _obey(self, message: Message) -> None:
+        match message:
+            case ("keeper", cgroup):
+                (fd,) = self._reader.take_fds(1)
+                self._fork(fd, cgroup)
+            case ("abandon", int(pid)):
+                self._reap()
+                self._abandon(pid)
+                self._kill_orphans()
+                send(self._control, ("abandoned", pid))
+            case _:
+                raise AssertionError(message)
+
+    def _abandon(self, pid: int) -> None:
+        cgroup = self._lost.pop(pid, None)
+        if cgroup is not None:
+            with contextlib.suppress(OSError):
+                Path(cgroup, "cgroup.kill").write_bytes(b"1")
+            remove_cgroup(Path(cgroup))
+
+    def _fork(self, fd: int, cgroup: str | None) -> None:
+        containment = self._tier.containment(cgroup)
+        try:
+            pid = containment.fork()
+        except OSError as error:
+            os.close(fd)
+            send(self._control, ("not-forked", error.errno or 0, str(error)))
+            return
+        if pid == 0:
+            self._control.close()
+            keep(socket.socket(fileno=fd), containment)
+        os.close(fd)
+        self._keepers[pid] = cgroup
+        send(self._control, ("forked", pid))
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake_read, 512):
+                pass
+        with contextlib.suppress(ChildProcessError):
+            while pid := os.waitpid(-1, os.WNOHANG)[0]:
+                cgroup = self._keepers.pop(pid, None)
+                if cgroup is not None and Path(cgroup).is_dir():
+                    self._lost[pid] = cgroup
+
+    def _kill_orphans(self) -> None:
+        """Kill what a dead keeper left: it was handed up to this process, which adopts too."""
+        if sys.platform != "linux":
+            return
+        scan = Scan()
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            self._reap()
+            parents = linux.parents()
+            strays = [
+                p for p, up in parents.items() if up == os.getpid() and p not in self._keepers
+            ]
+            if not strays:
+                return
+            for pid in strays:
+                # Our own children keep their numbers until we reap them.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not self._keepers:
+                scan.kill_all()
+            select.select([self._wake_read], [], [], 0.005)
+
+
+def main(fd: int, wanted: str, run_id: str, scratch: str) -> NoReturn:
+    """Be the spawner on socket `fd`; remove the folder `scratch` when the runner has gone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)  # the runner decides when it is over
+    control = socket.socket(fileno=fd)
+    tier = Tier(wanted, run_id)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # where it is not to be had, `scan` is not in force
+            linux.become_subreaper()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        notes = list(tier.notes)
+        send(control, ("tier", tier.name, tier.user_namespace, tier.parent, notes))
+        Spawner(control, tier).run()
+    if tier.parent:
+        remove_cgroup(Path(tier.parent))
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(0)
