@@ -282,6 +282,12 @@ def measure_scale(work: Path, *, few: int, many: int, rounds: int) -> list[Figur
         ),
         Figure(name=f"runner's peak, {few} scripts", value=memory_few / MB, unit="MB"),
         Figure(name=f"runner's peak, {many} scripts", value=at_many.max_rss / MB, unit="MB"),
+        Figure(
+            name="growth by more scripts",
+            value=(at_many.max_rss - memory_few) / MB,
+            unit="MB",
+            limit=10,
+        ),
     ]
 
 
