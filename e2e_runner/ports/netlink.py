@@ -1,0 +1,60 @@
+"""The listening TCP sockets by the kernel's own query (NETLINK_SOCK_DIAG), as `ss` asks it.
+
+``/proc/net/tcp`` walks the table of all connections, whose size follows the machine's memory: 4 ms
+and more where this takes 50 microseconds.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST_DUMP = 0x301
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_TCP_LISTEN = 10
+
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
+_REQUEST = struct.Struct("=BBBxI48x")  # family, protocol, extensions, states; any socket id
+# family, state; source port and address in network order; uid, inode
+_ANSWER = struct.Struct("=BBxx2s2x16s40xII")
+_ERROR = struct.Struct("=i")
+
+
+def listening_rows() -> Iterator[tuple[int, bytes, int, int]]:
+    """Give port, packed address (4 or 16 bytes), uid and inode of each listening TCP socket.
+
+    They are those of the calling thread's network namespace. Raises OSError where the kernel
+    offers no such query.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as channel:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << _TCP_LISTEN)
+            length = _HEADER.size + len(request)
+            header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0)
+            channel.send(header + request)
+            yield from _answers(channel)
+
+
+def _answers(channel: socket.socket) -> Iterator[tuple[int, bytes, int, int]]:
+    while True:
+        datagram = channel.recv(1 << 16)
+        at = 0
+        while at < len(datagram):
+            length, kind, *_ = _HEADER.unpack_from(datagram, at)
+            body = at + _HEADER.size
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                (number,) = _ERROR.unpack_from(datagram, body)
+                raise OSError(-number, os.strerror(-number))
+            family, _state, port, address, uid, inode = _ANSWER.unpack_from(datagram, body)
+            yield (
+                int.from_bytes(port, "big"),
+                address[:4] if family == socket.AF_INET else address,
+                uid,
+                inode,
+            )
+            at += (length + 3) & ~3

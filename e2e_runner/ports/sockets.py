@@ -1,0 +1,214 @@
+"""TCP sockets of this machine as the kernel tells them: who listens where, and what can be bound.
+
+Linux is asked by netlink or read from ``/proc``; elsewhere psutil is asked.
+"""
+
+import contextlib
+import errno
+import itertools
+import os
+import socket
+import struct
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e_runner.ports.netlink import listening_rows
+
+_LINUX: bool = sys.platform == "linux"
+_LISTEN = b"0A"
+
+# Linux refuses a loopback bind beside a wildcard listener. BSD and macOS allow it with
+# SO_REUSEADDR, so there the wildcard is tried as well.
+_LOOPBACK = ("127.0.0.1", "::1")
+_PROBED_ADDRESSES = _LOOPBACK if _LINUX else (*_LOOPBACK, "0.0.0.0", "::")  # noqa: S104 - bound for an instant, never listened on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """One listening TCP socket, or, where connections are asked for, one with a local port.
+
+    `inode` is known on Linux and leads to the processes; elsewhere `pid` is known at once.
+    """
+
+    port: int
+    address: str
+    uid: int | None = None
+    inode: int | None = None
+    pid: int | None = None
+
+
+def listening() -> tuple[Listener, ...]:
+    """List the listening TCP sockets of this network namespace, as far as they can be seen."""
+    return tuple(_listening_linux() if _LINUX else _listening_psutil())
+
+
+def connected(ports: Collection[int]) -> tuple[Listener, ...]:
+    """List the sockets whose local port is one of `ports` and that are connected, not listening."""
+    if not _LINUX:
+        return ()
+    # An inode of 0 is a connection that no process holds any more (TIME_WAIT).
+    return tuple(
+        row
+        for listens, row in itertools.chain(_rows("/proc/net/tcp"), _rows("/proc/net/tcp6"))
+        if not listens and row.inode and row.port in ports
+    )
+
+
+def bindable(port: int) -> bool:
+    """Tell whether a server could bind `port` on the loopback addresses, by really binding.
+
+    Sees what no table shows: a socket that is bound but does not listen, and on macOS the servers
+    of other users. A port that needs privileges is not "taken". The bind lasts some microseconds
+    and shares the address, so that it is in nobody's way.
+    """
+    return all(_bindable_on(address, port) for address in _PROBED_ADDRESSES)
+
+
+def listening_ports_of(pids: Iterable[int]) -> dict[int, tuple[int, ...]]:
+    """Map each of `pids` that listens to its TCP ports, sorted, in its own network namespace.
+
+    A process that listens on nothing, has ended or is not visible to this user is left out.
+    """
+    find = _ports_of_proc if _LINUX else _ports_of_psutil
+    found = ((pid, find(pid)) for pid in pids)
+    return {pid: ports for pid, ports in found if ports}
+
+
+def holders(inodes: Collection[int]) -> dict[int, list[int]]:
+    """Map each socket inode of `inodes` to the pids, ascending, that hold it open (Linux)."""
+    found: dict[int, list[int]] = {inode: [] for inode in inodes}
+    with os.scandir("/proc") as entries:
+        pids = sorted(int(entry.name) for entry in entries if entry.name.isdecimal())
+    for pid in pids:
+        for inode in _socket_inodes(pid) & found.keys():
+            found[inode].append(pid)
+    return found
+
+
+def parse_row(line: bytes) -> tuple[bool, Listener]:
+    """Parse a line of ``/proc/net/tcp`` or ``tcp6``: whether it listens, and the socket."""
+    fields = line.split()
+    address, _, port = fields[1].partition(b":")
+    raw = bytes.fromhex(address.decode("ascii"))
+    # Each 32-bit word of the address is printed as a number in the machine's byte order.
+    words = struct.unpack(f">{len(raw) // 4}I", raw)
+    return fields[3] == _LISTEN, Listener(
+        port=int(port, 16),
+        address=_address(struct.pack(f"={len(words)}I", *words)),
+        uid=int(fields[7]),
+        inode=int(fields[9]),
+    )
+
+
+def _address(packed: bytes) -> str:
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6  # noqa: PLR2004 - bytes of an IPv4 address
+    return socket.inet_ntop(family, packed)
+
+
+def _listening_linux() -> list[Listener]:
+    try:
+        return [
+            Listener(port=port, address=_address(packed), uid=uid, inode=inode)
+            for port, packed, uid, inode in listening_rows()
+        ]
+    except OSError:  # a sandbox whose kernel has no such query
+        return _listening_proc("/proc/net")
+
+
+def _listening_proc(folder: str) -> list[Listener]:
+    return [
+        row
+        for name in ("tcp", "tcp6")
+        # The kernel lists every listening socket before the first connection.
+        for _, row in itertools.takewhile(lambda found: found[0], _rows(f"{folder}/{name}"))
+    ]
+
+
+def _rows(file: str) -> Iterator[tuple[bool, Listener]]:
+    # A kernel without IPv6 has no tcp6; a process that ends meanwhile takes its folder along.
+    with contextlib.suppress(OSError), Path(file).open("rb") as stream:
+        next(stream, None)
+        yield from map(parse_row, stream)
+
+
+def _socket_inodes(pid: int) -> set[int]:
+    inodes = set()
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):  # noqa: PTH208 - a Path for each descriptor would cost more than the calls
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"{folder}/{name}")  # noqa: PTH115 - same
+                if target.startswith("socket:["):
+                    inodes.add(int(target[8:-1]))
+    return inodes
+
+
+def _ports_of_proc(pid: int) -> tuple[int, ...]:
+    inodes = _socket_inodes(pid)
+    if not inodes:
+        return ()
+    # The namespace that we are in ourselves cannot go away and have its number taken over.
+    is_ours = _network_namespace(str(pid)) == _network_namespace("thread-self")
+    rows = _listening_linux() if is_ours else _listening_proc(f"/proc/{pid}/net")
+    return tuple(sorted({row.port for row in rows if row.inode in inodes}))
+
+
+def _network_namespace(who: str) -> str | None:
+    try:
+        return str(Path(f"/proc/{who}/ns/net").readlink())
+    except OSError:
+        return None
+
+
+def _ports_of_psutil(pid: int) -> tuple[int, ...]:
+    import psutil
+
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return ()
+    return tuple(sorted({c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}))
+
+
+def _listening_psutil() -> Iterator[Listener]:
+    import psutil
+
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        yield from _listening_by_process()
+        return
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr:
+            yield Listener(
+                port=connection.laddr.port, address=connection.laddr.ip, pid=connection.pid
+            )
+
+
+def _listening_by_process() -> Iterator[Listener]:
+    """Ask process after process: macOS shows an ordinary user nothing else than its own."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr:
+                    yield Listener(
+                        port=connection.laddr.port, address=connection.laddr.ip, pid=process.pid
+                    )
+
+
+def _bindable_on(address: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((address, port))
+    except OSError as error:
+        # EACCES: a privileged port. EADDRNOTAVAIL, EAFNOSUPPORT: no IPv6 here.
+        return error.errno != errno.EADDRINUSE
+    return True

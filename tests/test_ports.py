@@ -1,0 +1,558 @@
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e2e_runner.model import PortOwner, ProcessInfo
+from e2e_runner.ports import (
+    Outcome,
+    advice,
+    bindable,
+    describe,
+    earlier_run,
+    leftover,
+    listening,
+    listening_ports_of,
+    owners,
+    ownership,
+    sockets,
+    stop_leftover,
+    taken,
+)
+
+WILDCARD = "0.0.0.0"  # noqa: S104 - a test listens on it for an instant
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what only Linux tells")
+root = pytest.mark.skipif(os.geteuid() != 0, reason="starts processes of another user")
+
+LISTEN = """
+import os, signal, socket, sys, time
+if "stubborn" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+server = socket.create_server((sys.argv[1], int(sys.argv[2])))
+if "fork" in sys.argv:
+    os.fork()
+print(server.getsockname()[1], flush=True)
+signal.pause()
+"""
+
+Start = Callable[..., tuple[subprocess.Popen[str], int]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a process that listens, and give it with its port."""
+    with contextlib.ExitStack() as stack:
+
+        def listen(
+            *options: str,
+            host: str = "127.0.0.1",
+            env: dict[str, str] | None = None,
+            argv0: str = sys.executable,
+            port: int = 0,
+        ) -> tuple[subprocess.Popen[str], int]:
+            process = subprocess.Popen(
+                [argv0, "-c", LISTEN, host, str(port), *options],
+                executable=sys.executable,
+                # An interpreter that runs under another name cannot find its library by it.
+                env={**os.environ, "PYTHONHOME": sys.base_prefix, **(env or {})},
+                stdout=subprocess.PIPE,
+                text=True,
+                process_group=0,
+            )
+            stack.enter_context(process)
+            stack.callback(_end, process)
+            assert process.stdout is not None
+            return process, int(process.stdout.readline())
+
+        yield listen
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, 9)
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_free_port_is_not_taken() -> None:
+    assert taken([_free_port()]) == {}
+
+
+def test_the_owner_of_a_taken_port_is_named(start: Start) -> None:
+    before = time.time()
+    process, port = start()
+    free = _free_port()
+
+    found = taken([port, free])
+
+    assert list(found) == [port]
+    (owner,) = found[port]
+    assert owner.addresses == ("127.0.0.1",)
+    assert owner.uid == (os.getuid() if sys.platform == "linux" else None)
+    assert owner.process is not None
+    assert owner.process.pid == process.pid
+    assert owner.process.command.startswith(f"{sys.executable} -c ")
+    assert owner.process.user == psutil.Process().username()
+    assert owner.process.ports == (port,)
+    assert abs(owner.process.started - before) < 5
+    assert owner.earlier_run is None
+    assert owner.note == ""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", WILDCARD, "::1", "::", "::ffff:127.0.0.1"])
+def test_loopback_and_wildcard_servers_are_in_the_way(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        server = socket.socket(family)
+        server.bind((address, 0))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with server:
+        server.listen()
+        port = server.getsockname()[1]
+        (owner,) = taken([port])[port]
+        assert owner.addresses == (address,)
+        assert owner.process is not None
+        assert owner.process.pid == os.getpid()
+
+
+@linux
+def test_a_server_on_another_address_is_listed_and_not_in_the_way() -> None:
+    with socket.create_server(("127.0.0.9", 0)) as server:
+        port = server.getsockname()[1]
+        assert taken([port]) == {}
+        (owner,) = owners([port])
+    assert owner.addresses == ("127.0.0.9",)
+    assert owner.note == (
+        "on 127.0.0.9 only: in the way of a server on every address, not of one on 127.0.0.1"
+    )
+
+
+def test_sockets_of_one_process_on_both_families_are_one_owner() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as four:
+        port = four.getsockname()[1]
+        try:
+            six = socket.create_server(("::1", port), family=socket.AF_INET6)
+        except OSError:
+            pytest.skip("no IPv6 here")
+        with six:
+            (owner,) = owners([port])
+    assert owner.addresses == ("127.0.0.1", "::1")
+
+
+@linux
+def test_of_processes_that_share_a_socket_the_oldest_is_named(start: Start) -> None:
+    process, port = start("fork")
+    (owner,) = owners([port])
+    assert owner.process is not None
+    assert owner.process.pid == process.pid
+    assert owner.note == "shared with 1 more process"
+
+
+@linux
+def test_processes_that_share_a_port_by_so_reuseport_are_listed_each() -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as first:
+        port = first.getsockname()[1]
+        code = f"import socket; s = socket.create_server(('127.0.0.1', {port}), reuse_port=True); print(flush=True); input()"
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as second:
+            assert second.stdout is not None
+            second.stdout.readline()
+            pids = {owner.process.pid for owner in owners([port]) if owner.process}
+            assert pids == {os.getpid(), second.pid}
+            second.communicate(b"\n")
+
+
+def test_a_port_that_is_bound_but_not_listened_on_is_seen() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        assert not bindable(port)
+        (owner,) = taken([port])[port]
+    assert owner.process is None
+    assert describe(owner, 0.0) == (
+        f"port {port} is taken: nothing is seen to listen on it, but it cannot be bound"
+    )
+
+
+@linux
+def test_a_port_held_by_a_connection_names_its_process() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        with client, accepted:
+            port = client.getsockname()[1]
+            (owner,) = taken([port])[port]
+    assert owner.process is not None
+    assert owner.process.pid == os.getpid()
+    assert owner.note == "holds it by a connection"
+
+
+def test_a_privileged_port_is_bindable_or_refused_but_not_taken() -> None:
+    assert bindable(1)
+
+
+@linux
+def test_the_look_costs_less_than_a_millisecond() -> None:
+    port = _free_port()
+    times = []
+    for _ in range(50):
+        begin = time.perf_counter()
+        taken([port])
+        times.append(time.perf_counter() - begin)
+    assert sorted(times)[25] < 0.001
+
+
+@linux
+def test_netlink_proc_and_psutil_see_the_same_sockets() -> None:
+    with socket.create_server(("127.0.0.1", 0)), socket.create_server((WILDCARD, 0)) as wildcard:
+        port = wildcard.getsockname()[1]
+        by_netlink = {row for row in listening() if row.port == port}
+        by_proc = {row for row in sockets._listening_proc("/proc/net") if row.port == port}
+        by_psutil = {row for row in sockets._listening_psutil() if row.port == port}
+        by_process = {row for row in sockets._listening_by_process() if row.port == port}
+    assert by_netlink == by_proc
+    assert len(by_netlink) == 1
+    expected = sockets.Listener(port=port, address=WILDCARD, pid=os.getpid())
+    assert by_psutil == by_process == {expected}
+
+
+@linux
+def test_the_way_of_other_systems_gives_the_same_owner(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, port = start(env={"E2E_RUN": "1", "E2E_RUN_ID": "r1", "E2E_RUN_PROJECT": "/p"})
+    monkeypatch.setattr(sockets, "_LINUX", False)
+    monkeypatch.setattr(ownership, "_LINUX", False)
+    (owner,) = taken([port], earlier=_tag)[port]
+    assert owner.process is not None
+    assert (owner.process.pid, owner.process.ports) == (process.pid, (port,))
+    assert (owner.uid, owner.earlier_run) == (None, "r1")
+
+
+@linux
+def test_other_systems_see_what_cannot_be_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_LINUX", False)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        (owner,) = taken([port])[port]
+    assert owner.note == "nothing is seen to listen on it, but it cannot be bound"
+
+
+@given(address=st.ip_addresses(), port=st.integers(0, 65535), uid=st.integers(0, 2**32 - 1))
+def test_a_line_of_the_kernel_table_is_parsed(address, port: int, uid: int) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - ipaddress union
+    words = struct.unpack(f"={len(address.packed) // 4}I", address.packed)
+    printed = "".join(f"{word:08X}" for word in words)
+    line = f"  0: {printed}:{port:04X} 0:0000 0A 0:0 00:0 0 {uid} 0 4711 1 0 100 0 0 10 0\n"
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    assert sockets.parse_row(line.encode()) == (
+        True,
+        sockets.Listener(
+            port=port, address=socket.inet_ntop(family, address.packed), uid=uid, inode=4711
+        ),
+    )
+
+
+# --- processes that are not visible, and container proxies ---------------------------------------
+
+ASK = """
+import json, os, pwd, sys
+import psutil
+from e2e_runner.ports import taken
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for owner in taken([int(sys.argv[1])])[int(sys.argv[1])]:
+    pid = owner.process.pid if owner.process else None
+    print(json.dumps([pid, owner.uid, owner.note]))
+"""
+
+
+def _ask_as_nobody(port: int) -> tuple[int | None, int, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, str(port)], check=True, capture_output=True, text=True
+    )
+    pid, uid, note = json.loads(done.stdout)
+    return pid, uid, note
+
+
+@linux
+@root
+def test_a_socket_of_another_user_is_told_by_its_user(start: Start) -> None:
+    _, port = start()
+    assert _ask_as_nobody(port) == (
+        None,
+        0,
+        "its process is not visible to you: it belongs to user root (uid 0)",
+    )
+
+
+@linux
+def test_a_docker_proxy_is_told_as_a_container(start: Start) -> None:
+    options = ["-proto", "tcp", "-container-ip", "172.17.0.2", "-container-port", "80"]
+    _, port = start(*options, argv0="/usr/bin/docker-proxy", host=WILDCARD)
+    (owner,) = taken([port])[port]
+    assert owner.note == "published by a container (docker-proxy for 172.17.0.2:80)"
+    assert advice(owner) == (
+        f"Stop the container that publishes the port (docker ps --filter publish={port} names it)."
+    )
+
+
+@linux
+@root
+def test_a_docker_proxy_of_root_is_found_by_its_arguments(start: Start) -> None:
+    port = _free_port()
+    options = f"-host-port {port} -container-ip 172.17.0.2 -container-port 80".split()
+    process, _ = start(*options, argv0="docker-proxy", port=port)
+    assert _ask_as_nobody(port) == (
+        process.pid,
+        0,
+        "published by a container (docker-proxy for 172.17.0.2:80)",
+    )
+
+
+# --- tags ----------------------------------------------------------------------------------------
+
+TAGS = {"E2E_RUN": "1", "E2E_RUN_ID": "r1", "E2E_RUN_PROJECT": "/p"}
+
+
+def _tag(pid: int) -> str | None:
+    return earlier_run(pid, project="/p", is_live=lambda run_id: run_id == "live")
+
+
+def test_the_tag_of_an_earlier_run_is_recognised(start: Start) -> None:
+    process, port = start(env=TAGS)
+    (owner,) = taken([port], earlier=_tag)[port]
+    assert owner.earlier_run == "r1"
+    assert describe(owner, process_started(owner) + 60).endswith(
+        "started 1m00s ago, left by an earlier run"
+    )
+    assert advice(owner) == (
+        f"Run again with --free-ports to have it stopped, or stop it yourself: kill {process.pid}."
+    )
+
+
+def process_started(owner: PortOwner) -> float:
+    assert owner.process is not None
+    return owner.process.started
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {**TAGS, "E2E_RUN_ID": "live"},
+        {**TAGS, "E2E_RUN_ID": ""},
+        {**TAGS, "E2E_RUN": "10"},
+        {**TAGS, "E2E_RUN_PROJECT": "/p2"},
+        {**TAGS, "E2E_RUN_PROJECT": "/"},
+        {"MY_E2E_RUN": "1", "E2E_RUN_ID": "r1", "E2E_RUN_PROJECT": "/p"},
+        {"OTHER": "E2E_RUN=1", "E2E_RUN_ID": "r1", "E2E_RUN_PROJECT": "/p"},
+    ],
+)
+def test_anything_but_the_exact_tag_of_an_ended_run_proves_nothing(
+    env: dict[str, str], start: Start
+) -> None:
+    environment = dict.fromkeys(TAGS, "") | env
+    process, _ = start(env=environment)
+    assert _tag(process.pid) is None
+
+
+def test_an_ended_process_carries_no_tag(start: Start) -> None:
+    process, _ = start(env=TAGS)
+    _end(process)
+    assert _tag(process.pid) is None
+    assert ownership._environment_psutil(process.pid) == {}
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[A-Z_]{1,8}", fullmatch=True),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+    )
+)
+def test_an_environment_is_parsed_into_exact_pairs(environment: dict[str, str]) -> None:
+    raw = b"".join(f"{name}={value}".encode() + b"\0" for name, value in environment.items())
+    assert ownership.parse_environment(raw) == environment
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+SERVER = ProcessInfo(pid=4242, command="python server.py", started=1000.0, user="maria")
+OWNER = PortOwner(port=8000, addresses=(WILDCARD,), process=SERVER)
+HIDDEN = PortOwner(
+    port=5432,
+    addresses=("127.0.0.1",),
+    process=None,
+    uid=113,
+    note="its process is not visible to you: it belongs to user postgres (uid 113)",
+)
+
+
+@pytest.mark.parametrize(
+    ("owner", "said"),
+    [
+        (
+            OWNER,
+            "port 8000 is taken by pid 4242 (python server.py), user maria, started 2h00m ago",
+        ),
+        (
+            replace(OWNER, earlier_run="r1"),
+            "port 8000 is taken by pid 4242 (python server.py), user maria, started 2h00m ago, left by an earlier run",
+        ),
+        (
+            replace(OWNER, process=replace(SERVER, command="a\x1b[2J\n", user="")),
+            r"port 8000 is taken by pid 4242 (a\x1b[2J\n), started 2h00m ago",
+        ),
+        (
+            replace(OWNER, process=replace(SERVER, command="", user="", started=9000.0)),
+            "port 8000 is taken by pid 4242, started 0ms ago",
+        ),
+        (
+            HIDDEN,
+            "port 5432 is taken: its process is not visible to you: it belongs to user postgres (uid 113)",
+        ),
+    ],
+)
+def test_an_owner_is_said_in_words(owner: PortOwner, said: str) -> None:
+    assert describe(owner, 8200.0) == said
+
+
+def test_advice_fits_who_holds_the_port() -> None:
+    assert advice(OWNER) == ("Stop it (kill 4242), or wait for it with --on-port-conflict wait.")
+    assert advice(HIDDEN) == (
+        "As the owner or as root, `e2e-run ports 5432` names the process; stop it there."
+    )
+
+
+def test_a_user_without_a_name_is_its_number() -> None:
+    assert ownership._not_visible(4_000_000_123) == (
+        "its process is not visible to you: it belongs to uid 4000000123"
+    )
+    assert ownership._not_visible(None) == "its process is not visible to you"
+
+
+# --- the ports of processes ----------------------------------------------------------------------
+
+
+def test_ports_of_processes(start: Start) -> None:
+    first, port = start()
+    second, other = start()
+    ended, _ = start()
+    _end(ended)
+    pids = [first.pid, second.pid, ended.pid, os.getppid()]
+    assert listening_ports_of(pids) == {first.pid: (port,), second.pid: (other,)}
+    assert sockets._ports_of_psutil(first.pid) == (port,)
+    assert sockets._ports_of_psutil(ended.pid) == ()
+
+
+@linux
+@root
+def test_ports_inside_a_network_namespace_of_its_own() -> None:
+    code = "import socket; s = socket.create_server(('', 8000)); print(flush=True); input()"
+    with subprocess.Popen(
+        ["unshare", "--net", sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert listening_ports_of([process.pid]) == {process.pid: (8000,)}
+        process.communicate(b"\n")
+
+
+# --- stopping leftovers --------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["pidfd", "start time"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test both with pidfds and as on a system without them."""
+    if request.param == "start time":
+        monkeypatch.setattr(leftover, "_HAS_PIDFD", False)
+
+
+def _stop(owner: PortOwner, grace: float = 5.0) -> Outcome:
+    return asyncio.run(stop_leftover(owner, earlier=_tag, grace=grace))
+
+
+def _owner_of(port: int) -> PortOwner:
+    (owner,) = taken([port], earlier=_tag)[port]
+    return owner
+
+
+@pytest.mark.usefixtures("way")
+def test_a_leftover_is_terminated(start: Start) -> None:
+    process, port = start(env=TAGS)
+    assert _stop(_owner_of(port)) is Outcome.TERMINATED
+    assert process.wait() == -15
+    assert taken([port]) == {}
+
+
+@pytest.mark.usefixtures("way")
+def test_a_stubborn_leftover_is_killed_after_its_grace(start: Start) -> None:
+    process, port = start("stubborn", env=TAGS)
+    assert _stop(_owner_of(port), grace=0.05) is Outcome.KILLED
+    assert process.wait() == -9
+
+
+@pytest.mark.usefixtures("way")
+def test_a_leftover_that_is_gone_is_no_error(start: Start) -> None:
+    process, port = start(env=TAGS)
+    owner = _owner_of(port)
+    _end(process)
+    assert _stop(owner) is Outcome.GONE
+
+
+@pytest.mark.usefixtures("way")
+def test_a_process_that_took_over_the_pid_is_left_alone(start: Start) -> None:
+    process, port = start(env=TAGS)
+    owner = _owner_of(port)
+    assert owner.process is not None
+    older = replace(owner, process=replace(owner.process, started=owner.process.started - 60))
+    other_run = replace(owner, earlier_run="r0")
+    assert _stop(older) is Outcome.NOT_THE_SAME
+    assert _stop(other_run) is Outcome.NOT_THE_SAME
+    assert process.poll() is None
+
+
+def test_what_carries_no_tag_is_never_stopped(start: Start) -> None:
+    process, port = start()
+    owner = _owner_of(port)
+    with pytest.raises(ValueError, match="not left by an earlier run"):
+        _stop(owner)
+    assert process.poll() is None
+
+
+def test_what_became_of_a_leftover_is_said() -> None:
+    assert [outcome.stopped for outcome in Outcome] == [True, True, True, False, False, False]
+
+
+def test_the_table_needs_no_psutil() -> None:
+    code = (
+        "import sys; from e2e_runner.ports import taken; taken([1]); print('psutil' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    assert done.stdout == "False\n"
