@@ -5,7 +5,8 @@
     E2ERunError            shown without a traceback: what failed, the facts seen, what to do next
     ├── UsageError         exit 2: a wrong option, argument or configuration
     │   └── ConfigError    exit 2: names file, line, key and what is accepted
-    └── SetupError         exit 3: the surroundings cannot be set up (state folder, log disk, tier)
+    ├── SetupError         exit 3: the surroundings cannot be set up (state folder, log disk, tier)
+    └── NothingSelected    exit 4: there is nothing to run
 """
 
 
@@ -42,3 +43,9 @@ class SetupError(E2ERunError):
     """The surroundings of a run cannot be set up: state folder, containment tier, report path."""
 
     exit_code = 3
+
+
+class NothingSelected(E2ERunError):  # noqa: N818 - an exit code of its own, not a mistake
+    """There is nothing to run: no example was found, or a filter left none."""
+
+    exit_code = 4

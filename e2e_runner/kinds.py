@@ -1,0 +1,180 @@
+"""The kinds of values that settings have: a parser each, and in words what it accepts."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from e2e_runner.parsers import (
+    MAX_PORT,
+    Parser,
+    choice,
+    integer,
+    list_of,
+    parse_arguments,
+    parse_command,
+    parse_duration,
+    parse_environment,
+    parse_flag,
+    parse_glob,
+    parse_interpreters,
+    parse_name,
+    parse_positive_duration,
+    parse_probe,
+    parse_regex,
+    parse_report,
+    parse_size,
+    parse_tag,
+    parse_text,
+)
+
+_LARGEST_EXIT_CODE = 255
+
+
+class Merge(StrEnum):
+    """What happens when several sources give the same setting."""
+
+    REPLACE = "replace"  # the strongest wins
+    TABLE = "table"  # tables are merged; the strongest wins for each name
+    UNION = "union"  # lists add up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of value: how it is called, what is accepted in words, and its parser.
+
+    `is_list` says that a flag may be repeated and that an environment variable holds the items
+    separated by commas. `units` is the metavar of the flag.
+    """
+
+    name: str
+    accepted: str
+    parse: Parser
+    units: str = ""
+    is_list: bool = False
+    merge: Merge = Merge.REPLACE
+
+
+# --- the kinds -----------------------------------------------------------------------------------
+
+DURATION = Kind(
+    name="duration",
+    accepted="a duration such as 90, 90s, 1m30s, 500ms or 1h, above 0",
+    parse=parse_positive_duration,
+    units="DURATION",
+)
+GRACE = Kind(
+    name="duration",
+    accepted="a duration such as 5, 5s or 500ms; 0 for none",
+    parse=parse_duration,
+    units="DURATION",
+)
+SIZE = Kind(
+    name="size",
+    accepted="a size of at least 1KiB such as 512KiB, 64MiB, 1GB or a number of bytes",
+    parse=parse_size,
+    units="SIZE",
+)
+FLAG = Kind(name="boolean", accepted="true or false", parse=parse_flag)
+TEXT = Kind(name="string", accepted="a string", parse=parse_text, units="TEXT")
+NAME = Kind(name="string", accepted="a string that is not empty", parse=parse_name, units="TEXT")
+PATH = Kind(name="path", accepted="a path", parse=parse_name, units="PATH")
+PATHS = Kind(
+    name="list of paths",
+    accepted="a list of paths",
+    parse=list_of(parse_name),
+    units="PATH",
+    is_list=True,
+)
+GLOBS = Kind(
+    name="list of globs",
+    accepted="globs such as draft_*.py, examples/slow/ or **/old/*.py",
+    parse=list_of(parse_glob),
+    units="GLOB",
+    is_list=True,
+    merge=Merge.UNION,
+)
+TAGS = Kind(
+    name="list of tags",
+    accepted="tags of one word each",
+    parse=list_of(parse_tag),
+    units="TAG",
+    is_list=True,
+    merge=Merge.UNION,
+)
+REGEXES = Kind(
+    name="list of regular expressions",
+    accepted="regular expressions as Python's re reads them",
+    parse=list_of(parse_regex),
+    units="REGEX",
+    is_list=True,
+    merge=Merge.UNION,
+)
+REPORTS = Kind(
+    name="list of FORMAT=PATH",
+    accepted="FORMAT=PATH with the format json, jsonl or junit",
+    parse=list_of(parse_report),
+    units="FORMAT=PATH",
+    is_list=True,
+    merge=Merge.UNION,
+)
+PORTS = Kind(
+    name="list of ports",
+    accepted="port numbers from 1 to 65535, as in [8000]",
+    parse=list_of(integer(least=1, most=MAX_PORT)),
+    units="PORT",
+    is_list=True,
+)
+ARGUMENTS = Kind(
+    name="list of strings", accepted="a list of strings or numbers", parse=parse_arguments
+)
+COMMAND = Kind(
+    name="command",
+    accepted='a command such as "bash -e" or ["bash", "-e"]',
+    parse=parse_command,
+)
+ENVIRONMENT = Kind(
+    name="table of strings",
+    accepted="NAME = VALUE with strings or numbers as values",
+    parse=parse_environment,
+    units="NAME=VALUE",
+    is_list=True,
+    merge=Merge.TABLE,
+)
+INTERPRETERS = Kind(
+    name="table of commands",
+    accepted='a table such as { ".sh" = "bash", ".js" = "node" }',
+    parse=parse_interpreters,
+    merge=Merge.TABLE,
+)
+PROBE = Kind(
+    name="probe",
+    accepted="http(s)://HOST[:PORT]/PATH, tcp://HOST:PORT or log:REGEX",
+    parse=parse_probe,
+)
+EXIT_CODE = Kind(
+    name="integer",
+    accepted="an exit code from 0 to 255",
+    parse=integer(least=0, most=_LARGEST_EXIT_CODE),
+)
+
+
+def count(*, least: int, units: str = "N") -> Kind:
+    """Make the kind of a whole number of at least `least`."""
+    return Kind(
+        name="integer",
+        accepted=f"a whole number of at least {least}",
+        parse=integer(least=least, most=10**9),
+        units=units,
+    )
+
+
+def one_of(names: Iterable[str], make: Callable[[str], Any]) -> Kind:
+    """Make the kind of a choice between `names`."""
+    listed = tuple(names)
+    return Kind(
+        name=" | ".join(listed),
+        accepted=f"{', '.join(listed[:-1])} or {listed[-1]}",
+        parse=choice(listed, make),
+        units="|".join(listed),
+    )

@@ -1,0 +1,159 @@
+"""How the values that several sources give for a setting become one.
+
+Sources, strongest first: flag, environment, inline metadata, override, config, default. The
+strongest source wins, for each setting on its own. Some kinds add up instead: tables (``env``,
+``interpreters``) are merged, the strongest winning for each name; lists of tags, globs, regular
+expressions and reports are joined.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from e2e_runner.kinds import Merge
+from e2e_runner.model import Origin, Source
+from e2e_runner.settings import ENVIRONMENT_PREFIX, Scope, Setting, within
+
+# Set for the scripts, not read by e2e-run.
+_RESERVED = frozenset({"E2E_RUN_ID", "E2E_RUN_EXAMPLE"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A value and where it came from."""
+
+    value: Any
+    origin: Origin
+
+
+Layer = Mapping[str, Given]  # what one source says: setting name -> value
+
+
+def read_flags(flags: Mapping[str, object]) -> tuple[dict[str, Given], list[str]]:
+    """Read the flags given, by parameter name; returns the values and the problems found.
+
+    None, False, an empty tuple and a count of zero mean "not given". Names that are no flags are
+    ignored: a command has parameters of its own.
+    """
+    values: dict[str, Given] = {}
+    problems: list[str] = []
+    for setting in within(Scope.FLAG).values():
+        raw = flags.get(setting.parameter)
+        if raw is None or raw is False or raw == () or (setting.name == "verbose" and not raw):
+            continue
+        where = setting.flags[-1]
+        try:
+            value = setting.kind.parse(raw)
+        except ValueError as error:
+            problems.append(f"{where}: {error}; accepted: {setting.kind.accepted}")
+            continue
+        values[setting.name] = Given(value=value, origin=Origin(source=Source.FLAG, where=where))
+    return values, problems
+
+
+def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Given], list[str], list[str]]:
+    """Read the ``E2E_RUN_`` variables; returns the values, the problems and the warnings.
+
+    An empty variable counts as not set. Lists are separated by commas. A variable that looks like a
+    misspelt one is a warning: others may use the prefix for what e2e-run does not know.
+    """
+    values: dict[str, Given] = {}
+    problems: list[str] = []
+    known = {setting.variable: setting for setting in within(Scope.ENVIRONMENT).values()}
+    for variable, setting in known.items():
+        raw: Any = environ.get(variable, "")
+        if not raw.strip():
+            continue
+        if setting.kind.is_list:
+            raw = tuple(item.strip() for item in raw.split(",") if item.strip())
+        try:
+            value = setting.kind.parse(raw)
+        except ValueError as error:
+            problems.append(f"{variable}: {error}; accepted: {setting.kind.accepted}")
+            continue
+        origin = Origin(source=Source.ENVIRONMENT, where=variable)
+        values[setting.name] = Given(value=value, origin=origin)
+    warnings = []
+    for name in sorted(environ):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and name not in _RESERVED:
+            meant = suggestion(name, known)
+            if meant:
+                warnings.append(f"{name} is set, but is no variable of e2e-run{meant}")
+    return values, problems, warnings
+
+
+def read_table(
+    table: Mapping[str, object],
+    *,
+    scope: Scope,
+    source: Source,
+    locate: Callable[[str], tuple[str, str]],
+    ignored: Sequence[str] = (),
+) -> tuple[dict[str, Given], list[str]]:
+    """Read a TOML table; returns the values and the problems found, each one line.
+
+    `locate` gives, for a key, the place to name in a problem and the place to keep as the origin.
+    """
+    known = within(scope)
+    values: dict[str, Given] = {}
+    problems: list[str] = []
+    for key, raw in table.items():
+        if key in ignored:
+            continue
+        shown, kept = locate(key)
+        setting = known.get(key)
+        if setting is None:
+            problems.append(f"{shown}: {key}: {_unknown(key, scope, (*known, *ignored))}")
+            continue
+        try:
+            value = setting.kind.parse(raw)
+        except ValueError as error:
+            problems.append(f"{shown}: {key}: {error}; accepted: {setting.kind.accepted}")
+            continue
+        values[key] = Given(value=value, origin=Origin(source=source, where=kept))
+    return values, problems
+
+
+def _unknown(key: str, scope: Scope, known: Sequence[str]) -> str:
+    dashed = key.replace("_", "-")
+    if scope is Scope.CONFIG and dashed in within(Scope.METADATA) and dashed not in known:
+        return "is a setting of single examples: write it in their metadata or in an override"
+    if scope is Scope.METADATA and dashed in within(Scope.CONFIG) and dashed not in known:
+        return "is a setting of the whole run: write it in the configuration file"
+    flag = within(Scope.FLAG).get(dashed)
+    if flag and dashed not in known:
+        return f"is no key here: it is given on the command line, as {flag.flags[-1]}"
+    return f"unknown key{suggestion(key, known)}; accepted: {', '.join(sorted(known))}"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Give ``"; did you mean x?"`` where a known name is like `name`, else an empty string."""
+    import difflib
+
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower().replace("_", "-"), by_lower, 1, 0.7) or (
+        difflib.get_close_matches(name.lower(), by_lower, 1, 0.7)
+    )
+    return f"; did you mean {by_lower[found[0]]}?" if found else ""
+
+
+# --- joining the sources -------------------------------------------------------------------------
+
+
+def choose(setting: Setting, layers: Iterable[Layer]) -> Given:
+    """Join what `layers` (strongest first) say about one setting."""
+    given = [layer[setting.name] for layer in layers if setting.name in layer]
+    if not given:
+        return Given(value=setting.default, origin=Origin(source=Source.DEFAULT))
+    merge = setting.kind.merge
+    if merge is Merge.REPLACE:
+        return given[0]
+    where = ", ".join(dict.fromkeys(each.origin.where for each in given if each.origin.where))
+    origin = Origin(source=given[0].origin.source, where=where)
+    if merge is Merge.TABLE:
+        table = dict(setting.default)
+        for each in reversed(given):
+            table.update(each.value)
+        return Given(value=table, origin=origin)
+    joined = dict.fromkeys(item for each in given for item in each.value)
+    return Given(value=tuple(joined), origin=origin)
