@@ -1,12 +1,14 @@
 """Starts the demo service for an example, and stops it whatever happens."""
 
 import errno
+import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,18 +40,20 @@ def demo_server() -> Iterator[str]:
     10 seconds. SIGTERM ends the block like Ctrl-C does, so that the service never outlives it.
     """
     _require_free_port()
+    instance = uuid.uuid4().hex
     previous = signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
             server = subprocess.Popen(
                 [sys.executable, "-m", "uvicorn", "demo_api.main:app", "--port", str(PORT)],
                 cwd=Path(__file__).parent,
+                env={**os.environ, "DEMO_INSTANCE": instance},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
             try:
-                _wait_until_ready(server, log)
+                _wait_until_ready(server, instance, log)
                 print(f"The demo service is ready at {BASE_URL}.")
                 yield BASE_URL
             finally:
@@ -74,7 +78,7 @@ def check_status(response: httpx.Response, status: int) -> None:
 
 
 def _require_free_port() -> None:
-    # Without this, a stranger that answers /health would be taken for our own server.
+    # Said at once and in one line, not after the server has loaded and failed to bind.
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -87,7 +91,7 @@ def _require_free_port() -> None:
             ) from None
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], log: IO[str]) -> None:
+def _wait_until_ready(server: subprocess.Popen[bytes], instance: str, log: IO[str]) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     seen = "nothing yet"
     with httpx.Client(base_url=BASE_URL, timeout=1.0, trust_env=False) as client:
@@ -100,9 +104,10 @@ def _wait_until_ready(server: subprocess.Popen[bytes], log: IO[str]) -> None:
             except httpx.TransportError as error:
                 seen = str(error)
             else:
-                if response.status_code == httpx.codes.OK:
+                # A stranger that took the port in the meantime must not pass for our own server.
+                if response.status_code == httpx.codes.OK and instance in response.text:
                     return
-                seen = f"status {response.status_code}"
+                seen = f"status {response.status_code} with body {response.text!r}"
             time.sleep(_POLL_SECONDS)
     raise ServerError(
         f"The demo service was not ready after {_READY_SECONDS:g} s: "

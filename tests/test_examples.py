@@ -1,8 +1,11 @@
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,9 +33,17 @@ def somebody_listens() -> bool:
         return client.connect_ex(("127.0.0.1", PORT)) == 0
 
 
-def needs_free_port() -> None:
-    if somebody_listens():
-        pytest.fail(f"port {PORT} is taken before the test: stop what listens there")
+@pytest.fixture(autouse=True)
+def port_for_one_test() -> Iterator[None]:
+    # The mark does not suffice: pytest-xdist 3.8 ignores groups under pytest 9.2 (its issue 1386).
+    folder = os.open(EXAMPLES, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if somebody_listens():
+            pytest.fail(f"port {PORT} is taken before the test: stop what listens there")
+        yield
+    finally:
+        os.close(folder)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +85,6 @@ def needs_free_port() -> None:
     ],
 )
 def test_example_passes_by_hand_from_any_folder(name: str, output: str, tmp_path: Path) -> None:
-    needs_free_port()
-
     done = run_by_hand(name, tmp_path)
 
     assert (done.stdout, done.stderr, done.returncode) == (output, "", 0)
@@ -86,7 +95,6 @@ def test_example_passes_by_hand_from_any_folder(name: str, output: str, tmp_path
     "name", ["example_health_check.py", "example_jwt_login.py", "example_websocket_ticker.py"]
 )
 def test_example_fails_at_once_when_the_port_is_taken(name: str, tmp_path: Path) -> None:
-    needs_free_port()
     with socket.create_server(("127.0.0.1", PORT)):
         done = run_by_hand(name, tmp_path)
 
@@ -98,7 +106,6 @@ def test_example_fails_at_once_when_the_port_is_taken(name: str, tmp_path: Path)
 
 
 def test_example_shows_the_log_of_a_service_that_dies_early(tmp_path: Path) -> None:
-    needs_free_port()
     done = subprocess.run(
         [sys.executable, EXAMPLES / "example_health_check.py"],
         check=False,
@@ -115,7 +122,6 @@ def test_example_shows_the_log_of_a_service_that_dies_early(tmp_path: Path) -> N
 
 
 def test_example_stops_its_service_when_it_is_terminated(tmp_path: Path) -> None:
-    needs_free_port()
     with subprocess.Popen(
         [sys.executable, "-u", EXAMPLES / "example_websocket_ticker.py"],
         cwd=tmp_path,
@@ -129,4 +135,20 @@ def test_example_stops_its_service_when_it_is_terminated(tmp_path: Path) -> None
         code = example.wait(30)
 
     assert (first, code) == ("The demo service is ready at http://127.0.0.1:8000.\n", 143)
+    assert not somebody_listens()
+
+
+def test_example_does_not_take_a_stranger_for_its_service(tmp_path: Path) -> None:
+    # Both see the port free; the one whose service binds second must fail, and say why.
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(run_by_hand, ["example_health_check.py"] * 2, [tmp_path] * 2))
+
+    assert 0 in {done.returncode for done in both}
+    for done in both:
+        if done.returncode == 0:
+            assert (done.stdout.splitlines()[-1], done.stderr) == ("The health check works.", "")
+        else:
+            assert done.returncode == 1
+            assert "The demo service is ready" not in done.stdout
+            assert "address already in use" in done.stderr
     assert not somebody_listens()

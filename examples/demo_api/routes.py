@@ -29,6 +29,7 @@ class Health(BaseModel):
 
     status: str
     version: str
+    instance: str
 
 
 class Credentials(BaseModel):
@@ -79,7 +80,7 @@ async def current_user(
 @router.get("/health")
 async def health() -> Health:
     """Say that the service takes requests."""
-    return Health(status="ok", version=__version__)
+    return Health(status="ok", version=__version__, instance=settings.instance)
 
 
 @router.post("/api/v1/auth/login")

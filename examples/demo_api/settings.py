@@ -9,6 +9,7 @@ variable                meaning                                          default
 ``DEMO_BEAT_SECONDS``   time between two heartbeats of a connection      0.2
 ``DEMO_USER``           name of the user that exists from the start      trader
 ``DEMO_PASSWORD``       that user's password                             buy-low-sell-high
+``DEMO_INSTANCE``       what this process is called in ``/health``       random for each process
 ======================  ===============================================  =======================
 """
 
@@ -31,6 +32,7 @@ class Settings:
     beat_seconds: float
     user: str
     password: str
+    instance: str
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
@@ -45,6 +47,7 @@ class Settings:
             beat_seconds=_seconds(environ, "DEMO_BEAT_SECONDS", 0.2),
             user=environ.get("DEMO_USER", "trader"),
             password=environ.get("DEMO_PASSWORD", "buy-low-sell-high"),
+            instance=environ.get("DEMO_INSTANCE") or secrets.token_hex(4),
         )
 
 
