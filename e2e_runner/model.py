@@ -308,6 +308,7 @@ class Result:
     attempts: int = 0  # how many times it was started
     log: str | None = None  # relative to the root
     output_tail: str = ""  # decoded, control characters untouched; empty for what passed
+    output_cut: bool = False  # whether more was written than `output_tail` holds
     output_dropped: int = 0  # bytes dropped from the middle of the log
     hints: tuple[str, ...] = ()  # one sentence of advice each
     notes: tuple[str, ...] = ()  # facts worth a line, such as "needed SIGKILL"

@@ -2,8 +2,11 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 
 
 def duration(seconds: float) -> str:
@@ -22,6 +25,22 @@ def duration(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, secs = divmod(rest, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{secs:02}s"
+
+
+def limit(seconds: float) -> str:
+    """Format a limit that a person set, exactly and without needless digits.
+
+    >>> [limit(s) for s in (0.5, 5, 60, 90, 150, 7200, 2.25)]
+    ['500ms', '5s', '60s', '90s', '2m30s', '2h', '2.25s']
+    """
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    if seconds < 120 or seconds != int(seconds):  # noqa: PLR2004 - up to two minutes count in seconds
+        return f"{seconds:g}s"
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, secs = divmod(rest, 60)
+    parts = ((hours, "h"), (minutes, "m"), (secs, "s"))
+    return "".join(f"{count}{unit}" for count, unit in parts if count)
 
 
 def size(count: int) -> str:
@@ -58,6 +77,15 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
 
 
+def strip_ansi(text: str) -> str:
+    r"""Remove terminal escape sequences: colours, cursor movements, titles and links.
+
+    >>> strip_ansi("\x1b[31merror\x1b[0m: \x1b]8;;http://a\x07link\x1b]8;;\x07")
+    'error: link'
+    """
+    return _ESCAPE.sub("", text)
+
+
 def cell_width(text: str) -> int:
     """Count the terminal columns that `text` takes."""
     return sum(
@@ -77,14 +105,19 @@ def shorten(text: str, width: int) -> str:
     if width <= 1:
         return "…"[:width]
     keep = width - 1
-    tail = ""
-    for char in reversed(text):
-        if cell_width(tail + char) > keep - keep // 2:
+    tail, used = _fitting(reversed(text), keep - keep // 2)
+    head, _ = _fitting(iter(text), keep - used)
+    return f"{''.join(head)}…{''.join(reversed(tail))}"
+
+
+def _fitting(chars: Iterator[str], width: int) -> tuple[list[str], int]:
+    """Take the characters that fit into `width` columns, and say how many columns they take."""
+    taken: list[str] = []
+    used = 0
+    for char in chars:
+        columns = cell_width(char)
+        if used + columns > width:
             break
-        tail = char + tail
-    head = ""
-    for char in text:
-        if cell_width(head + char) + cell_width(tail) > keep:
-            break
-        head += char
-    return f"{head}…{tail}"
+        taken.append(char)
+        used += columns
+    return taken, used

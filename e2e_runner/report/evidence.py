@@ -1,0 +1,76 @@
+"""The evidence on one example, in words: what every human-readable report says about it."""
+
+from typing import assert_never
+
+from e2e_runner import text
+from e2e_runner.model import Leak, LeakedPort, LeakedProcess, Result
+from e2e_runner.report.screen import render
+
+_OUTPUT_LINES = 20
+
+
+def leak_words(leak: Leak) -> str:
+    """Name one thing that was left behind.
+
+    >>> leak_words(LeakedProcess(pid=7, command="uvicorn app:app", ports=(8000,)))
+    'process 7 (uvicorn app:app), listening on port 8000'
+    """
+    match leak:
+        case LeakedProcess():
+            words = f"process {leak.pid} ({text.one_line(leak.command)})"
+            if leak.ports:
+                noun = "port" if len(leak.ports) == 1 else "ports"
+                words += f", listening on {noun} {', '.join(map(str, leak.ports))}"
+            return words
+        case LeakedPort():
+            owner = f", held by {text.one_line(leak.owner)}" if leak.owner else ""
+            return f"port {leak.port}{owner}"
+        case _:
+            assert_never(leak)
+
+
+def last_lines(result: Result, *, most: int = _OUTPUT_LINES) -> tuple[str, list[str]]:
+    """Give the end of the output as a terminal would show it, and a heading that says what it is.
+
+    Output that a terminal would show nothing of gives no lines.
+    """
+    lines = render(result.output_tail)
+    while lines and not lines[0]:
+        lines.pop(0)
+    earlier = max(len(lines) - most, 0)
+    lines = lines[earlier:]
+    if not lines:
+        return "It wrote no output", []
+    if not earlier and not result.output_cut:
+        return "Output", lines
+    if result.output_cut:
+        left_out = (
+            f"more than {text.plural(earlier, 'earlier line')}" if earlier else "earlier output"
+        )
+    else:
+        left_out = text.plural(earlier, "earlier line")
+    place = "in the log" if result.log else "not shown"
+    return f"Output, its last {text.plural(len(lines), 'line')} (… {left_out} {place})", lines
+
+
+def facts(result: Result) -> list[tuple[str, str]]:
+    """Give what is known besides the output, as label and text; the reason comes first."""
+    found: list[tuple[str, str]] = []
+    if result.reason:
+        found.append(("", text.one_line(result.reason)))
+    found += [("Advice", text.one_line(hint)) for hint in result.hints]
+    found += [("Left behind", leak_words(leak)) for leak in result.leaks]
+    found += [("Note", text.one_line(note)) for note in result.notes]
+    if result.output_dropped:
+        found.append(("Note", f"{text.size(result.output_dropped)} of output were dropped"))
+    return found
+
+
+def places(result: Result) -> list[tuple[str, str]]:
+    """Give where to look on and what to run, as label and text."""
+    found: list[tuple[str, str]] = []
+    if result.log:
+        found.append(("Log", text.one_line(result.log)))
+    if result.command:
+        found.append(("By hand", text.one_line(result.command)))
+    return found

@@ -1,0 +1,170 @@
+"""The ``junit`` report, as Jenkins and GitLab read it. Valid XML 1.0 whatever the output held.
+
+Jenkins shows the message, the text of the failure and system-out; GitLab shows only the text of the
+failure. So that text tells everything that the console does.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import assert_never
+from xml.sax.saxutils import escape, quoteattr
+
+from e2e_runner import text
+from e2e_runner.model import Result, Status
+from e2e_runner.report.evidence import facts, last_lines, places
+from e2e_runner.report.screen import clean
+from e2e_runner.report.shape import relative
+from e2e_runner.state import RunState
+from e2e_runner.verdict import is_bad
+
+# XML 1.0 has no way to say these, not even escaped; C1 controls and U+FFFE's kin are discouraged.
+_NO_XML = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(
+        f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000)
+    )
+    + "]"
+)
+
+
+class Outcome(Enum):
+    """The element that a test case holds."""
+
+    PASSED = ""
+    SKIPPED = "skipped"
+    FAILURE = "failure"
+    ERROR = "error"
+
+
+def outcome(status: Status, *, strict: bool) -> Outcome:
+    """Map a status: what the example did wrong is a failure, what kept it from running an error."""
+    match status:
+        case Status.PASSED | Status.SERVED:
+            return Outcome.PASSED
+        case Status.FLAKY | Status.LEAKED:
+            return Outcome.FAILURE if is_bad(status, strict=strict) else Outcome.PASSED
+        case Status.FAILED | Status.TIMEOUT:
+            return Outcome.FAILURE
+        case Status.BLOCKED | Status.NOT_RUN:
+            return Outcome.ERROR
+        case Status.SKIPPED:
+            return Outcome.SKIPPED
+        case _:
+            assert_never(status)
+
+
+def render_junit(state: RunState, *, strict: bool) -> Iterator[str]:
+    """Give the document in parts, a test case each."""
+    results = sorted(state.results.values(), key=lambda result: result.path)
+    tally = dict.fromkeys(Outcome, 0)
+    for status, count in state.counts.items():
+        tally[outcome(status, strict=strict)] += count
+    totals = {
+        "tests": str(len(results)),
+        "failures": str(tally[Outcome.FAILURE]),
+        "errors": str(tally[Outcome.ERROR]),
+    }
+    time = {"time": f"{state.now:.3f}"}
+    suite = {"name": "examples", **totals, "skipped": str(tally[Outcome.SKIPPED]), **time}
+    if state.run is not None:
+        started = datetime.fromtimestamp(state.run.started, tz=UTC)
+        suite["timestamp"] = started.strftime("%Y-%m-%dT%H:%M:%S")
+    yield '<?xml version="1.0" encoding="utf-8"?>\n'
+    yield _open("testsuites", {"name": "e2e-run", **totals, **time}) + "\n"
+    yield _open("testsuite", suite) + "\n"
+    yield from _properties(state)
+    for result in results:
+        yield "".join(_case(result, strict=strict))
+    yield "</testsuite>\n</testsuites>\n"
+
+
+def _properties(state: RunState) -> Iterator[str]:
+    run = state.run
+    if run is None:
+        return
+    properties = {
+        "run": run.id,
+        "version": run.version,
+        "python": relative(run.python, run.root),
+        "jobs": str(run.jobs),
+        "processes": run.processes.value,
+        "network": run.network,
+    }
+    yield "<properties>\n"
+    for name, value in properties.items():
+        yield _open("property", {"name": name, "value": value}, empty=True) + "\n"
+    yield "</properties>\n"
+
+
+def _case(result: Result, *, strict: bool) -> Iterator[str]:
+    path = PurePosixPath(result.path)
+    attributes = {
+        # Jenkins takes what stands before the last dot for a package.
+        "classname": ".".join(path.parent.parts) or "examples",
+        "name": path.name,
+        "file": result.path,
+        "time": f"{result.duration:.3f}",
+    }
+    became = outcome(result.status, strict=strict)
+    output = _system_out(result)
+    if became is Outcome.PASSED and not output:
+        yield _open("testcase", attributes, empty=True) + "\n"
+        return
+    yield _open("testcase", attributes) + "\n"
+    message = {"message": result.reason or result.status.value}
+    kind = {"type": result.cause or result.status.value}
+    if became is Outcome.SKIPPED:
+        yield _open("skipped", kind | message, empty=True) + "\n"
+    elif became is not Outcome.PASSED:
+        yield _open(became.value, kind | message)
+        yield f"{_text(_explanation(result))}</{became.value}>\n"
+    if output:
+        yield f"<system-out>{_text(output)}</system-out>\n"
+    yield "</testcase>\n"
+
+
+def _explanation(result: Result) -> str:
+    heading, lines = last_lines(result)
+    cause = f" ({result.cause})" if result.cause else ""
+    return "\n".join(
+        [
+            f"{result.status.value}{cause}",
+            *_labelled(facts(result)),
+            f"{heading}:" if lines else f"{heading}.",
+            *(f"  {line}" for line in lines),
+            *_labelled(places(result)),
+        ]
+    )
+
+
+def _system_out(result: Result) -> str:
+    """Give the end of the output, then what was found out about it."""
+    if result.status is Status.SKIPPED:
+        return ""
+    output = clean(result.output_tail)
+    notes = _labelled(found for found in facts(result) if found[0])
+    return "\n".join([*([output] if output else []), *notes])
+
+
+def _labelled(found: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"{label}: {words}" if label else words for label, words in found]
+
+
+def _open(tag: str, attributes: dict[str, str], *, empty: bool = False) -> str:
+    written = "".join(
+        f" {name}={quoteattr(_sanitized(text.one_line(value)))}"
+        for name, value in attributes.items()
+    )
+    return f"<{tag}{written}{'/' if empty else ''}>"
+
+
+def _text(words: str) -> str:
+    # `escape` also turns the `>` of `]]>` into an entity, which is the only place where XML insists.
+    return escape(_sanitized(words))
+
+
+def _sanitized(words: str) -> str:
+    return _NO_XML.sub("\ufffd", words)

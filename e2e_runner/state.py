@@ -1,0 +1,131 @@
+"""The state of a run: what the events so far add up to.
+
+One consumer owns it: it applies each event, then hands event and state to the reporters in order.
+Every event costs the same however long the run is, and nothing but its result is kept of an example
+that finished.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from e2e_runner.events import (
+    Event,
+    ExampleFinished,
+    ExampleStarted,
+    Interrupted,
+    OutputWritten,
+    Phase,
+    PhaseChanged,
+    RunFinished,
+    RunStarted,
+    Warned,
+)
+from e2e_runner.model import Deselected, Plan, Result, RunInfo, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """An example that has its turn. `since` and `phase_since` are on the scale of the events."""
+
+    path: str
+    since: float
+    limit: float
+    phase: Phase | None = None
+    phase_since: float
+    detail: str = ""
+
+
+class RunState:
+    """What is known of a run. `now` is the time of the last event, in seconds since the start.
+
+    Examples that the plan left out on purpose have a `skipped` result from the start; an event with
+    another result for the same path replaces it, so the totals never count an example twice.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.run: RunInfo | None = None
+        self.plan = Plan(examples=())
+        self.running: dict[str, Running] = {}
+        self.warnings: list[Warned] = []
+        self.interruptions: list[Interrupted] = []
+        self.finished: RunFinished | None = None
+        self.done = 0  # examples of the plan that have a verdict
+        self._results: dict[str, Result] = {}
+        self._counts = dict.fromkeys(Status, 0)
+
+    @property
+    def results(self) -> Mapping[str, Result]:
+        """Results by path, in the order in which they came."""
+        return self._results
+
+    @property
+    def counts(self) -> Mapping[Status, int]:
+        """Count of results by status; every status has an entry."""
+        return self._counts
+
+    @property
+    def selected(self) -> int:
+        """Number of examples that the plan means to run."""
+        return len(self.plan.examples)
+
+    def apply(self, event: Event) -> None:
+        """Take one event into account."""
+        self.now = event.at
+        match event:
+            case RunStarted():
+                self._start(event)
+            case ExampleStarted():
+                self.running[event.path] = Running(
+                    path=event.path, since=event.at, limit=event.limit, phase_since=event.at
+                )
+            case PhaseChanged():
+                self._enter(event)
+            case OutputWritten():
+                pass
+            case ExampleFinished():
+                self.running.pop(event.result.path, None)
+                self.done += 1
+                self._record(event.result)
+            case Warned():
+                self.warnings.append(event)
+            case Interrupted():
+                self.interruptions.append(event)
+            case RunFinished():
+                self.running.clear()
+                self.finished = event
+            case _:
+                assert_never(event)
+
+    def _start(self, event: RunStarted) -> None:
+        self.run = event.run
+        self.plan = event.plan
+        for deselected in event.plan.deselected:
+            self._record(skipped_result(deselected))
+
+    def _enter(self, event: PhaseChanged) -> None:
+        running = self.running.get(event.path)
+        if running is not None:
+            self.running[event.path] = replace(
+                running, phase=event.phase, phase_since=event.at, detail=event.detail
+            )
+
+    def _record(self, result: Result) -> None:
+        earlier = self._results.get(result.path)
+        if earlier is not None:
+            self._counts[earlier.status] -= 1
+        self._results[result.path] = result
+        self._counts[result.status] += 1
+
+
+def skipped_result(deselected: Deselected) -> Result:
+    """Give the result of an example that the plan left out."""
+    example = deselected.example
+    return Result(
+        path=example.path,
+        status=Status.SKIPPED,
+        reason=deselected.reason,
+        tags=example.settings.tags,
+        ports=example.ports,
+    )
