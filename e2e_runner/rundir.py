@@ -32,6 +32,7 @@ class DeadRun:
 
     id: str
     scratch: Path | None
+    cgroup: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,10 @@ class RunDir:
     def spawner_log(self) -> Path:
         """Where the helper processes complain."""
         return self.folder / "spawner.log"
+
+    def note_cgroup(self, cgroup: Path) -> None:
+        """Record the cgroup that holds this run's cgroups, for a later run to find; raises OSError."""
+        _write_record(self.folder, scratch=self.scratch, cgroup=cgroup)
 
     def log_file(self, example: str, suffix: str = ".log") -> Path:
         """Name the log of an example and make its folder; raises OSError."""
@@ -71,7 +76,7 @@ def open_run(state_dir: Path, run_id: str) -> Iterator[RunDir]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             scratch = Path(tempfile.mkdtemp(prefix="e2e-run-"))
             stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-            _write_record(folder, scratch)
+            _write_record(folder, scratch=scratch, cgroup=None)
         except OSError as error:
             raise SetupError(
                 f"The state folder {state_dir} cannot be used: {error.strerror}.",
@@ -108,11 +113,12 @@ def dead_runs(state_dir: Path) -> tuple[DeadRun, ...]:
         run_id = record.parent.name
         if is_live(state_dir, run_id):
             continue
-        scratch: Path | None = None
+        named: dict[str, Path] = {}
         # A record that was cut off by a full disk or a crash names nothing.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            scratch = Path(json.loads(record.read_text(encoding="utf-8"))["scratch"])
-        found.append(DeadRun(id=run_id, scratch=scratch))
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+            content = json.loads(record.read_text(encoding="utf-8"))
+            named = {key: Path(value) for key, value in content.items() if value is not None}
+        found.append(DeadRun(id=run_id, scratch=named.get("scratch"), cgroup=named.get("cgroup")))
     return tuple(found)
 
 
@@ -137,9 +143,9 @@ def prune(state_dir: Path, keep: int) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_record(folder: Path, scratch: Path) -> None:
-    record = json.dumps({"pid": os.getpid(), "scratch": str(scratch)})
-    (folder / "run.json").write_text(record, encoding="utf-8")
+def _write_record(folder: Path, *, scratch: Path, cgroup: Path | None) -> None:
+    record = {"scratch": str(scratch), "cgroup": None if cgroup is None else str(cgroup)}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def _safe_name(part: str) -> str:

@@ -1,7 +1,15 @@
 """TCP ports of this machine: who listens on them, in words, and how leftovers are stopped."""
 
 from e2e_runner.ports.leftover import Outcome, stop_leftover
-from e2e_runner.ports.ownership import EarlierRun, advice, describe, earlier_run, owners, taken
+from e2e_runner.ports.ownership import (
+    EarlierRun,
+    advice,
+    describe,
+    earlier_run,
+    owners,
+    process_info,
+    taken,
+)
 from e2e_runner.ports.sockets import Listener, bindable, listening, listening_ports_of
 
 __all__ = [
@@ -15,6 +23,7 @@ __all__ = [
     "listening",
     "listening_ports_of",
     "owners",
+    "process_info",
     "stop_leftover",
     "taken",
 ]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from e2e_runner.errors import SetupError
-from e2e_runner.model import Containment, Exit, ProcessInfo
+from e2e_runner.model import Containment, Exit
 from e2e_runner.supervise.wire import Message, Reader, send
 
 _KILL_TIMEOUT = 12.0  # seconds; a little more than the keeper itself gives a kill
@@ -91,7 +91,7 @@ class Child(_Channel):
         self._tier = tier
         self.keeper = 0  # pid of the keeper; every process of the script descends from it
         self.exited: asyncio.Future[Exited] = loop.create_future()
-        self.empty = asyncio.Event()  # set once nothing that the script started lives
+        self.empty: asyncio.Future[None] = loop.create_future()  # done: nothing it started lives
         self._started: asyncio.Future[float] = loop.create_future()
         self._answers: collections.deque[asyncio.Future[object]] = collections.deque()
 
@@ -111,12 +111,10 @@ class Child(_Channel):
 
     async def wait_empty(self, seconds: float) -> bool:
         """Wait until nothing that the script started lives; False after `seconds`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.empty.wait()
-        return self.empty.is_set()
+        await asyncio.wait([self.empty], timeout=seconds)
+        return self.empty.done()
 
-    async def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
         """Send a signal to the script and everything that it started; nothing when all is over."""
         with contextlib.suppress(OSError):
             send(self.sock, ("signal", int(number)))
@@ -130,19 +128,17 @@ class Child(_Channel):
             return False
         return not left
 
-    async def processes(self) -> tuple[ProcessInfo, ...]:
-        """Describe what lives of the script and everything that it started, by the host's pids."""
+    async def pids(self) -> list[int]:
+        """List what lives of the script and everything that it started, by the host's pids."""
         if self._tier is Containment.PID_NAMESPACE:
             from e2e_runner.supervise.linux import descendants
 
-            pids = descendants(self.keeper)
-        else:
-            try:
-                answer = await self._ask("list")
-            except SupervisionLost:
-                return ()
-            pids = answer if isinstance(answer, list) else []
-        return tuple(info for info in map(process_info, pids) if info is not None)
+            return descendants(self.keeper)
+        try:
+            answer = await self._ask("list")
+        except SupervisionLost:
+            return []
+        return answer if isinstance(answer, list) else []
 
     def release(self) -> None:
         """Let go of the keeper: it kills whatever is left, cleans up and ends."""
@@ -158,12 +154,12 @@ class Child(_Channel):
                 self._started.set_exception(StartError(_start_failure(number, what)))
             case ("exited", int(status), float(at), float(cpu), int(max_rss), bool(left)):
                 if not left:
-                    self.empty.set()
+                    self.empty.set_result(None)
                 self.exited.set_result(
                     Exited(exit=_exit(status, cpu=cpu, max_rss=max_rss), at=at, left=left)
                 )
             case ("empty",):
-                self.empty.set()
+                self.empty.set_result(None)
             case ("killed" | "listed", answer):
                 waiting = self._answers.popleft()
                 if not waiting.done():
@@ -185,7 +181,12 @@ class Child(_Channel):
         return await answer
 
     def _settle(self, error: SupervisionLost) -> None:
-        waiting: list[asyncio.Future[Any]] = [self._started, self.exited, *self._answers]
+        waiting: list[asyncio.Future[Any]] = [
+            self._started,
+            self.exited,
+            self.empty,
+            *self._answers,
+        ]
         for future in waiting:
             _fail(future, error)
         self._answers.clear()
@@ -204,7 +205,7 @@ class Supervisor(_Channel):
         self._warm: asyncio.Task[Child] | None = None
         self._count = 0
         self._gone = False
-        self._cgroups: Path | None = None
+        self.cgroups: Path | None = None  # the cgroup that holds those of the scripts
         self.tier = Containment.SCAN
         self.notes: tuple[str, ...] = ()
 
@@ -315,14 +316,14 @@ class Supervisor(_Channel):
         self.notes = tuple(notes)
         if user_namespace:
             self.notes += ("pid-namespace: inside a user namespace",)
-        self._cgroups = Path(parent) if parent else None
+        self.cgroups = Path(parent) if parent else None
 
     async def _keeper(self) -> Child:
         if self._gone:
             raise SupervisionLost("the spawner process was killed")
         ours, theirs = socket.socketpair()
         self._count += 1
-        cgroup = None if self._cgroups is None else str(self._cgroups / str(self._count))
+        cgroup = None if self.cgroups is None else str(self.cgroups / str(self._count))
         child = Child(ours, self.tier)
         forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._forks.append(forked)
@@ -352,25 +353,6 @@ def _folder_of(package: str) -> str:
     if spec is None or spec.origin is None:
         raise SetupError(f"The package {package} is not installed.", remedy="reinstall e2e-runner.")
     return str(Path(spec.origin).parent.parent)
-
-
-def process_info(pid: int) -> ProcessInfo | None:
-    """Describe a process as the host sees it; None when it is gone or a zombie."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return None
-            command = " ".join(process.cmdline()) or f"[{process.name()}]"
-            return ProcessInfo(
-                pid=pid, command=command, started=process.create_time(), user=process.username()
-            )
-    except psutil.AccessDenied:
-        return ProcessInfo(pid=pid, command="[not visible]", started=0.0)
-    except psutil.NoSuchProcess:
-        return None
 
 
 def _last_lines(log: Path) -> tuple[str, ...]:

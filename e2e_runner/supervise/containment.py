@@ -265,6 +265,15 @@ class PidNamespace:
         """Nothing was taken."""
 
 
+def reclaim_cgroup(folder: Path, run_id: str) -> None:
+    """Kill and remove what a dead run left in its cgroups; a folder not named after it is left alone."""
+    if folder.name != f"e2e-run-{run_id}":
+        return
+    with contextlib.suppress(OSError):
+        (folder / "cgroup.kill").write_bytes(b"1")
+    remove_cgroup(folder)
+
+
 def remove_cgroup(folder: Path) -> None:
     """Remove a cgroup and its descendants where they are empty; what is not stays.
 
@@ -272,7 +281,7 @@ def remove_cgroup(folder: Path) -> None:
     finds the folder busy is tried again for a short while.
     """
     for current, _, _ in os.walk(folder, topdown=False):
-        for _ in range(50):
+        for _ in range(100):
             try:
                 os.rmdir(current)  # noqa: PTH106 - os.walk gives strings
             except FileNotFoundError:

@@ -1,0 +1,412 @@
+"""One attempt at one example: preflight, start, watch, stop, inspect, judge.
+
+Talks to the rest of the program through the events that it emits and the `Result` that it gives.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shlex
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from e2e_runner import logs, ports, text
+from e2e_runner.events import Event, OutputWritten, Phase, PhaseChanged, Warned
+from e2e_runner.hints import HintFacts, Rule, diagnose
+from e2e_runner.model import (
+    Example,
+    Leak,
+    LeakedPort,
+    LeakedProcess,
+    Probe,
+    Result,
+    Status,
+    TcpProbe,
+)
+from e2e_runner.preflight import PORT_IN_USE, PortClaims
+from e2e_runner.probes import NotReady, Ready, wait_ready
+from e2e_runner.script import Script, Surroundings, start_failure, started
+from e2e_runner.supervise.client import StartError, SupervisionLost
+from e2e_runner.verdict import Blocked, Facts, Judgement, Serving, judge, signal_name
+
+# How long what a script started may take to go by itself after the script has ended: helpers of
+# multiprocessing and servers that were just told to stop end a moment later, and are no leak.
+_LINGER = 0.5
+
+
+class Attempt:
+    """What is seen of one attempt, step by step; `run` gives the verdict."""
+
+    def __init__(
+        self,
+        example: Example,
+        around: Surroundings,
+        *,
+        rules: tuple[Rule, ...],
+        forbidden: tuple[re.Pattern[str], ...],
+        emit: Callable[[Event], None],
+        since: float,
+    ) -> None:
+        """`since` is the start of the run on the monotonic clock of the surroundings."""
+        self._example = example
+        self._settings = example.settings
+        self._around = around
+        self._rules = rules
+        self._forbidden = forbidden
+        self._emit = emit
+        self._since = since
+        self._ports = PortClaims(example, around, phase=self._phase, warn=self._warn)
+        self._notes: list[str] = []
+        self._hints: list[str] = []
+        self._log_files: list[Path] = []
+        self._dropped = 0
+        self._starts = 0
+
+    async def run(self) -> Result:
+        """Make the attempt. Never raises for what a script can do."""
+        facts = await self._observe()
+        if facts.exit is not None and self._forbidden:
+            facts = replace(
+                facts, forbidden_output=logs.first_match(self._log_files, self._forbidden)
+            )
+        return self._result(facts, judge(facts))
+
+    # --- preflight -----------------------------------------------------------------------------
+
+    async def _observe(self) -> Facts:
+        settings = self._settings
+        base = Facts(
+            expect_exit=settings.expect_exit, timeout=settings.timeout, grace=settings.grace
+        )
+        if self._example.problems:
+            return replace(base, problems=self._example.problems)
+        claim = await self._ports.claim()
+        self._hints.extend(claim.advice)
+        if self._around.stop.asked.done():
+            return replace(base, interrupted=True)
+        if claim.skipped or claim.blocked:
+            return replace(base, skipped=claim.skipped, blocked=claim.blocked)
+        facts = await self._run_with_companions(base)
+        # Once the companions have ended too: their ports are no leak while they run.
+        return replace(facts, leaks=(*facts.leaks, *self._ports.left_behind(facts.leaks)))
+
+    async def _run_with_companions(self, base: Facts) -> Facts:
+        async with contextlib.AsyncExitStack() as companions:
+            for companion in self._example.companions:
+                self._phase(Phase.COMPANIONS, companion.path)
+                blocked = await self._start_companion(companion, companions)
+                if self._around.stop.asked.done():
+                    return replace(base, interrupted=True)
+                if blocked is not None:
+                    return replace(base, blocked=blocked)
+            return await self._run_script(base)
+
+    # --- companions ----------------------------------------------------------------------------
+
+    async def _start_companion(
+        self, companion: Example, stack: contextlib.AsyncExitStack
+    ) -> Blocked | None:
+        probe = companion.settings.serve or _probe_of(companion.ports)
+        if companion.problems:
+            return Blocked(cause="bad-metadata", reason=companion.problems[0].message)
+        if probe is None:
+            self._hints.append(
+                f'Add `serve = "http://127.0.0.1:PORT/"` to the metadata of {companion.path}.'
+            )
+            return Blocked(
+                cause="companion-not-ready",
+                reason=f"companion {companion.path} declares neither `serve` nor `ports`, "
+                "so nothing can tell when it is ready",
+            )
+        suffix = f".for-{text.one_line(Path(self._example.path).name)}.log"
+        try:
+            script = await stack.enter_async_context(
+                started(companion, self._around, suffix=suffix)
+            )
+        except (StartError, SupervisionLost, OSError) as error:
+            return Blocked(
+                cause="companion-not-ready",
+                reason=f"companion {companion.path} could not be started: {start_failure(error)}",
+            )
+        stack.push_async_callback(self._end_companion, companion, script)
+        ready = await self._wait_ready(script, probe, companion.settings.timeout)
+        if isinstance(ready, Ready):
+            return None
+        self._log_files = list(script.log_files)
+        return Blocked(
+            cause="companion-not-ready", reason=f"companion {companion.path}: {ready or 'stopped'}"
+        )
+
+    async def _end_companion(self, companion: Example, script: Script) -> None:
+        if script.child.exited.done():
+            ended = script.exited
+            how = "was lost" if ended is None else _exit_words(ended.exit.code, ended.exit.signal)
+            self._notes.append(f"companion {companion.path} ended by itself: {how}")
+        grace = companion.settings.grace
+        if await script.end(signal.SIGINT, signal.SIGTERM, grace=grace):
+            self._notes.append(f"companion {companion.path} did not stop in {grace:g}s: killed")
+        script.close_logs()
+
+    async def _wait_ready(
+        self, script: Script, probe: Probe, patience: float
+    ) -> Ready | NotReady | None:
+        """Wait until a server is ready; None when the run is stopped meanwhile."""
+        waiting = asyncio.create_task(
+            wait_ready(
+                probe,
+                timeout=patience,
+                log=script.log_files[0],
+                ended=script.child.exited,
+                clock=self._around.clock,
+            )
+        )
+        try:
+            either: list[asyncio.Future[Any]] = [waiting, self._around.stop.asked]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return waiting.result() if waiting.done() else None
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
+    # --- the script itself ---------------------------------------------------------------------
+
+    async def _run_script(self, base: Facts) -> Facts:
+        facts = base
+        try:
+            async with started(self._example, self._around, suffix=".log") as script:
+                self._starts += 1
+                self._log_files = script.log_files
+                facts = await self._watch(script, base)
+                facts = await self._inspect(script, facts)
+                self._drain(script)
+                script.close_logs()
+                self._dropped = script.dropped
+                if script.log_trouble:
+                    self._warn(f"The log could not be kept whole: {script.log_trouble}")
+        except (StartError, OSError) as error:
+            return replace(base, start_error=start_failure(error))
+        except SupervisionLost:
+            return facts  # without an exit: nobody saw how it ended
+        return facts
+
+    async def _watch(self, script: Script, base: Facts) -> Facts:
+        """Wait for the end of the script, and bring it about where it does not come."""
+        settings = self._settings
+        stop = self._around.stop
+        deadline = script.started_at + settings.timeout
+        serving, missing = Serving.NOT_A_SERVER, ""
+        on_output = self._write_output if self._around.run.no_capture else None
+        if settings.serve is None:
+            self._phase(Phase.RUNNING)
+            ended = await script.wait(stop.asked, deadline=deadline, on_output=on_output)
+        else:
+            self._phase(Phase.STARTING)
+            serving, missing = await self._watch_server(script, settings.serve, deadline, on_output)
+            ended = script.child.exited.done()
+        timed_out = stopped = interrupted = killed = False
+        if not ended:
+            if serving is Serving.READY:
+                stopped = True
+                signals = [signal.SIGINT, signal.SIGTERM]
+            else:
+                interrupted = stop.asked.done()
+                timed_out = not interrupted
+                signals = [signal.SIGTERM]
+                if timed_out:
+                    await self._explain_timeout(script)
+            self._phase(Phase.STOPPING, signals[0].name)
+            killed = await self._end(script, *signals)
+        exited = script.exited
+        if script.child.exited.done() and exited is None:
+            await self._around.supervisor.abandon(script.child)
+            self._notes.append("the process that supervised it was killed, by itself perhaps")
+        return replace(
+            base,
+            timed_out=timed_out,
+            interrupted=interrupted,
+            stopped=stopped,
+            serving=serving,
+            missing=missing,
+            killed=killed,
+            exit=None if exited is None else exited.exit,
+            elapsed=(exited.at if exited else self._around.clock()) - script.started_at,
+        )
+
+    async def _watch_server(
+        self,
+        script: Script,
+        probe: Probe,
+        deadline: float,
+        on_output: Callable[[str], None] | None,
+    ) -> tuple[Serving, str]:
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer: Ready | NotReady | None = None
+
+        async def ask() -> None:
+            nonlocal answer
+            answer = await self._wait_ready(script, probe, deadline - self._around.clock())
+            ready.set_result(None)
+
+        asking = asyncio.create_task(ask())
+        try:
+            await script.wait(ready, deadline=deadline + 1, on_output=on_output)
+            # The answer is there, or comes at once now that the script has ended.
+            await asyncio.wait([asking])
+        finally:
+            asking.cancel()
+        if isinstance(answer, Ready):
+            self._notes.append(f"ready after {text.duration(answer.seconds)}: {answer.answer}")
+            return Serving.READY, ""
+        return Serving.NOT_READY, answer.missing if isinstance(answer, NotReady) else ""
+
+    async def _explain_timeout(self, script: Script) -> None:
+        if self._settings.serve is not None:
+            return
+        await script.look_at_ports()
+        now = self._around.clock()
+        for port, since in script.listening.items():
+            listened = text.duration(now - since)
+            self._hints.append(
+                f"It was listening on port {port} for {listened} when its time was over. If it is "
+                "a server by design, say so in its metadata, and it is stopped once it is ready:\n"
+                "# [tool.e2e-run]\n"
+                f'# serve = "tcp://127.0.0.1:{port}"'
+            )
+
+    async def _end(self, script: Script, *signals: signal.Signals) -> bool:
+        killed = await script.end(
+            *signals, grace=self._settings.grace, on_kill=partial(self._phase, Phase.KILLING)
+        )
+        # A supervisor that was lost cannot tell; what it held is seen to by `abandon`.
+        await asyncio.wait([script.child.exited], timeout=_LINGER)
+        return killed
+
+    # --- what is left --------------------------------------------------------------------------
+
+    async def _inspect(self, script: Script, facts: Facts) -> Facts:
+        """Name and end what the script left behind."""
+        self._ports.seen(script.listening)
+        exited = script.exited
+        if exited is None or not exited.left or facts.killed or facts.timed_out:
+            return facts
+        return replace(facts, leaks=tuple(await self._left_processes(script)))
+
+    async def _left_processes(self, script: Script) -> list[Leak]:
+        if await script.child.wait_empty(_LINGER):
+            return []
+        leaks: list[Leak] = []
+        for pid in await script.child.pids():
+            info = ports.process_info(pid)
+            if info is not None:
+                leaks.append(LeakedProcess(pid=pid, command=info.command, ports=info.ports))
+                leaks.extend(
+                    LeakedPort(port=port, owner=f"pid {pid} ({info.command})")
+                    for port in info.ports
+                )
+        if not leaks:
+            if await script.child.wait_empty(0):
+                return []
+            leaks.append(LeakedProcess(pid=0, command="[ended and started anew at each look]"))
+        self._phase(Phase.KILLING, text.plural(len(leaks), "leftover"))
+        if not await script.child.kill():
+            self._warn("Something that it left behind withstood SIGKILL.")
+        return leaks
+
+    # --- the verdict ---------------------------------------------------------------------------
+
+    def _result(self, facts: Facts, judgement: Judgement) -> Result:
+        status, cause = judgement.status, judgement.cause
+        plain = status in (Status.PASSED, Status.SERVED, Status.SKIPPED)
+        output = "" if plain else logs.tail(self._log_files)
+        if status in (Status.FAILED, Status.TIMEOUT) and not facts.problems:
+            diagnosis = diagnose(
+                self._rules,
+                HintFacts(
+                    output=output,
+                    status=status,
+                    exit_code=facts.exit.code if facts.exit else None,
+                    signal=facts.exit.signal if facts.exit else None,
+                ),
+            )
+            cause = diagnosis.cause or cause
+            self._hints.extend(diagnosis.hints)
+            if diagnosis.cause == PORT_IN_USE:
+                self._hints.extend(self._ports.name_owners(output))
+        ended = facts.exit
+        return Result(
+            path=self._example.path,
+            status=status,
+            cause=cause,
+            reason=judgement.reason,
+            exit_code=ended.code if ended else None,
+            signal=signal_name(ended.signal) if ended and ended.signal is not None else None,
+            duration=facts.elapsed,
+            cpu=ended.cpu if ended else None,
+            max_rss=ended.max_rss if ended else None,
+            tags=self._settings.tags,
+            ports=self._example.ports,
+            leaks=facts.leaks,
+            attempts=self._starts,
+            log=self._relative(self._log_files[0]) if self._log_files else None,
+            output_tail=output,
+            output_dropped=self._dropped,
+            hints=tuple(dict.fromkeys(self._hints)),
+            notes=tuple(self._notes),
+            command=by_hand(self._example, self._around.run.root),
+        )
+
+    def _relative(self, file: Path) -> str:
+        return Path(os.path.relpath(file, self._around.run.root)).as_posix()
+
+    # --- speaking ------------------------------------------------------------------------------
+
+    def _at(self) -> float:
+        return self._around.clock() - self._since
+
+    def _phase(self, phase: Phase, detail: str = "") -> None:
+        self._emit(PhaseChanged(at=self._at(), path=self._example.path, phase=phase, detail=detail))
+
+    def _warn(self, message: str) -> None:
+        self._emit(Warned(at=self._at(), message=message, path=self._example.path))
+
+    def _write_output(self, written: str) -> None:
+        self._emit(OutputWritten(at=self._at(), path=self._example.path, text=written))
+
+    def _drain(self, script: Script) -> None:
+        if self._around.run.no_capture:
+            while written := script.new_text():
+                self._write_output(written)
+
+
+def by_hand(example: Example, root: Path) -> str:
+    """Give the shell command that runs an example by hand, from the root."""
+    settings = example.settings
+    words = [_from(settings.cwd, word, root) for word in example.argv]
+    command = shlex.join(words)
+    if settings.env:
+        assignments = (f"{name}={shlex.quote(value)}" for name, value in settings.env.items())
+        command = f"{' '.join(assignments)} {command}"
+    folder = os.path.relpath(settings.cwd, root)
+    return command if folder == "." else f"(cd {shlex.quote(folder)} && {command})"
+
+
+def _from(cwd: Path, word: str, root: Path) -> str:
+    """Shorten an absolute path below the root as seen from `cwd`; leave other words alone."""
+    path = Path(word)
+    if not path.is_absolute() or not path.is_relative_to(root):
+        return word
+    relative = os.path.relpath(path, cwd)
+    return f"./{relative}" if relative.startswith("-") else relative
+
+
+def _probe_of(found: tuple[int, ...]) -> Probe | None:
+    return TcpProbe(host="127.0.0.1", port=found[0]) if found else None
+
+
+def _exit_words(code: int | None, number: int | None) -> str:
+    return f"exit code {code}" if number is None else signal_name(number)

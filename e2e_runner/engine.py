@@ -1,0 +1,225 @@
+"""The run as a whole: sets up the surroundings, runs the examples of a plan, and cleans up.
+
+Where parallel runs and histories will attach: `_order` decides what comes next, `_work` is one lane.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import e2e_runner
+from e2e_runner import rundir
+from e2e_runner.attempt import Attempt, by_hand
+from e2e_runner.events import (
+    Event,
+    ExampleFinished,
+    ExampleStarted,
+    Interrupted,
+    RunFinished,
+    RunStarted,
+)
+from e2e_runner.hints import Rule
+from e2e_runner.model import Example, Plan, Result, RunInfo, RunSettings, Status
+from e2e_runner.script import Surroundings
+from e2e_runner.stop import Stop
+from e2e_runner.supervise.client import Supervisor
+from e2e_runner.supervise.containment import reclaim_cgroup
+from e2e_runner.verdict import exit_code, is_bad
+
+_JOBS = 1  # lanes; each example has the machine to itself until isolation exists
+_INTERNAL = "e2e-run itself failed"
+
+
+def new_run_id(now: float) -> str:
+    """Make an identifier that sorts by time; `now` is in seconds since the epoch."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}"
+
+
+async def run_plan(
+    plan: Plan,
+    run: RunSettings,
+    *,
+    rules: tuple[Rule, ...],
+    environ: Mapping[str, str],
+    emit: Callable[[Event], None],
+) -> int:
+    """Run a plan and give the exit code. Raises SetupError when the surroundings cannot be set up.
+
+    Whatever happens, every example of the plan has its `ExampleFinished` before `RunFinished`.
+    """
+    return await _Engine(plan, run, rules=rules, environ=environ, emit=emit).run()
+
+
+class _Engine:
+    def __init__(
+        self,
+        plan: Plan,
+        run: RunSettings,
+        *,
+        rules: tuple[Rule, ...],
+        environ: Mapping[str, str],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._plan = plan
+        self._run = run
+        self._rules = rules
+        self._forbidden = tuple(re.compile(p, re.MULTILINE) for p in run.fail_on_output)
+        self._environ = environ
+        self._emit = emit
+        self._clock = time.monotonic
+        self._since = self._clock()
+        self._counts: dict[Status, int] = {}
+        self._bad = 0
+        self._waiting = deque(_order(plan))
+
+    async def run(self) -> int:
+        started = time.time()
+        stop = Stop()
+        for dead in rundir.dead_runs(self._run.state_dir):
+            if dead.cgroup is not None:
+                reclaim_cgroup(dead.cgroup, dead.id)
+            rundir.forget(self._run.state_dir, dead)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._signals(stop))
+            run_dir = stack.enter_context(rundir.open_run(self._run.state_dir, new_run_id(started)))
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, null)
+            async with Supervisor.open(
+                wanted=self._run.containment,
+                run_id=run_dir.id,
+                scratch=run_dir.scratch,
+                log=run_dir.spawner_log,
+            ) as supervisor:
+                if supervisor.cgroups is not None:
+                    run_dir.note_cgroup(supervisor.cgroups)
+                info = RunInfo(
+                    id=run_dir.id,
+                    started=started,
+                    root=self._run.root,
+                    jobs=_JOBS,
+                    python=self._run.python,
+                    version=e2e_runner.__version__,
+                    processes=supervisor.tier,
+                    containment_notes=supervisor.notes,
+                )
+                self._emit(RunStarted(at=self._at(), run=info, plan=self._plan))
+                for deselected in self._plan.deselected:
+                    self._finish(
+                        self._unstarted(deselected.example, Status.SKIPPED, deselected.reason)
+                    )
+                around = Surroundings(
+                    run=self._run,
+                    info=info,
+                    run_dir=run_dir,
+                    supervisor=supervisor,
+                    environ=self._environ,
+                    null=null,
+                    stop=stop,
+                    clock=self._clock,
+                )
+                error = await self._run_all(around)
+        await asyncio.to_thread(rundir.prune, self._run.state_dir, self._run.keep_runs)
+        code = exit_code(
+            self._counts,
+            strict=self._run.strict,
+            selected=len(self._plan.examples),
+            interrupted=stop.signal,
+            internal_error=error is not None,
+        )
+        self._emit(RunFinished(at=self._at(), exit_code=code, interrupted=stop.signal is not None))
+        if error is not None:
+            raise error
+        return code
+
+    async def _run_all(self, around: Surroundings) -> Exception | None:
+        """Run what is waiting; an error of our own is handed back once every example has a result."""
+        error: Exception | None = None
+        try:
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(_JOBS):
+                    lanes.create_task(self._work(around))
+        except* Exception as group:  # noqa: BLE001 - whatever it is, the results so far must be told
+            error = group
+        why = _INTERNAL if error is not None else self._why_ended(around.stop)
+        for example in self._waiting:
+            self._finish(self._unstarted(example, Status.NOT_RUN, why))
+        return error
+
+    async def _work(self, around: Surroundings) -> None:
+        while self._waiting and not self._is_over(around.stop):
+            example = self._waiting.popleft()
+            self._emit(
+                ExampleStarted(at=self._at(), path=example.path, limit=example.settings.timeout)
+            )
+            attempt = Attempt(
+                example,
+                around,
+                rules=self._rules,
+                forbidden=self._forbidden,
+                emit=self._emit,
+                since=self._since,
+            )
+            try:
+                result = await attempt.run()
+            except Exception:
+                self._finish(self._unstarted(example, Status.NOT_RUN, _INTERNAL))
+                raise
+            self._finish(result)
+
+    def _is_over(self, stop: Stop) -> bool:
+        limit = 1 if self._run.fail_fast else self._run.max_fail
+        return stop.signal is not None or (limit is not None and self._bad >= limit)
+
+    def _why_ended(self, stop: Stop) -> str:
+        if stop.signal is not None:
+            return f"the run was ended by {stop.signal.name}"
+        return "--fail-fast" if self._run.fail_fast else f"--max-fail {self._run.max_fail}"
+
+    def _finish(self, result: Result) -> None:
+        self._counts[result.status] = self._counts.get(result.status, 0) + 1
+        self._bad += is_bad(result.status, strict=self._run.strict)
+        self._emit(ExampleFinished(at=self._at(), result=result))
+
+    def _unstarted(self, example: Example, status: Status, reason: str) -> Result:
+        return Result(
+            path=example.path,
+            status=status,
+            reason=reason,
+            tags=example.settings.tags,
+            ports=example.ports,
+            command=by_hand(example, self._run.root),
+        )
+
+    @contextlib.contextmanager
+    def _signals(self, stop: Stop) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def request(number: signal.Signals) -> None:
+            count = stop.request(number)
+            self._emit(Interrupted(at=self._at(), signal=number.name, count=count))
+
+        handled = [signal.SIGINT, signal.SIGTERM]
+        # nohup ignores it so that the run outlives its terminal.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            handled.append(signal.SIGHUP)
+        for number in handled:
+            loop.add_signal_handler(number, request, number)
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    def _at(self) -> float:
+        return self._clock() - self._since
+
+
+def _order(plan: Plan) -> Iterable[Example]:
+    """Decide the order of the examples: path order, as planned."""
+    return plan.examples

@@ -1,0 +1,177 @@
+"""The ports of an example: claimed before it starts, inspected after it has ended."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from e2e_runner import ports
+from e2e_runner.events import Phase
+from e2e_runner.model import (
+    Example,
+    HttpProbe,
+    Leak,
+    LeakedPort,
+    OnPortConflict,
+    PortOwner,
+    Probe,
+    TcpProbe,
+)
+from e2e_runner.rundir import is_live
+from e2e_runner.script import Surroundings
+from e2e_runner.verdict import Blocked
+
+PORT_IN_USE = "port-in-use"
+
+_POLL = 0.1  # seconds between looks at a taken port: the system has no event for "free again"
+_HTTP_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What became of a claim; neither `blocked` nor `skipped`: go on."""
+
+    blocked: Blocked | None = None
+    skipped: str | None = None  # the reason
+    advice: tuple[str, ...] = ()
+
+
+class PortClaims:
+    """Looks after the ports of one attempt."""
+
+    def __init__(
+        self,
+        example: Example,
+        around: Surroundings,
+        *,
+        phase: Callable[[Phase, str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._example = example
+        self._around = around
+        self._phase = phase
+        self._warn = warn
+        self._known: set[int] = set()
+        self._taken_before: set[int] = set()
+        self._earlier = partial(
+            ports.earlier_run,
+            project=str(around.run.root),
+            is_live=partial(is_live, around.run.state_dir),
+        )
+
+    async def claim(self) -> Claim:
+        """See whether the ports that the example needs are free, and do what the settings say."""
+        needed = needed_ports(self._example)
+        self._known = {*needed, *self._example.ports}
+        if not self._known:
+            return Claim()
+        taken = self._taken(self._known)
+        if self._around.run.free_ports and taken:
+            await self._free(taken)
+            taken = self._taken(self._known)
+        in_the_way = [owner for port in needed for owner in taken.get(port, ())]
+        if not in_the_way:
+            for owners in taken.values():
+                self._warn(f"{_describe(owners[0])}; its source mentions that port")
+        elif self._around.run.on_port_conflict is OnPortConflict.SKIP:
+            return Claim(skipped=_describe(in_the_way[0]))
+        elif self._around.run.on_port_conflict is OnPortConflict.WAIT:
+            in_the_way = await self._wait(needed, in_the_way)
+        self._taken_before = set(self._taken(self._known))
+        if not in_the_way:
+            return Claim()
+        return Claim(
+            blocked=Blocked(
+                cause=PORT_IN_USE, reason="; ".join(dict.fromkeys(map(_describe, in_the_way)))
+            ),
+            advice=tuple(dict.fromkeys(map(ports.advice, in_the_way))),
+        )
+
+    def seen(self, listening: Iterable[int]) -> None:
+        """Note ports that the example was seen to listen on."""
+        self._known.update(listening)
+
+    def left_behind(self, named: Iterable[Leak]) -> list[LeakedPort]:
+        """List the ports listened on now that were free before, but for those `named` already."""
+        suspects = self._known - self._taken_before
+        suspects -= {leak.port for leak in named if isinstance(leak, LeakedPort)}
+        return [
+            LeakedPort(port=port, owner=_describe(listeners[0]))
+            for port, owners in (ports.taken(suspects) if suspects else {}).items()
+            # Without an address it only waits for its last connection to fade.
+            if (listeners := [owner for owner in owners if owner.addresses])
+        ]
+
+    def name_owners(self, output: str) -> list[str]:
+        """Say who holds the port that `output` complains about, and what to do."""
+        owners = self._taken(set(self._example.ports) or _ports_in(output)).values()
+        return [f"{_describe(found[0])}. {ports.advice(found[0])}" for found in owners]
+
+    def _taken(self, wanted: Iterable[int]) -> dict[int, tuple[PortOwner, ...]]:
+        return ports.taken(wanted, earlier=self._earlier)
+
+    async def _wait(self, needed: tuple[int, ...], in_the_way: list[PortOwner]) -> list[PortOwner]:
+        deadline = self._around.clock() + self._example.settings.timeout
+        self._phase(Phase.WAITING_FOR_PORT, _describe(in_the_way[0]))
+        while in_the_way and self._around.clock() < deadline:
+            done, _ = await asyncio.wait([self._around.stop.asked], timeout=_POLL)
+            if done:
+                break
+            in_the_way = [owner for owners in self._taken(needed).values() for owner in owners]
+        return in_the_way
+
+    async def _free(self, taken: dict[int, tuple[PortOwner, ...]]) -> None:
+        for owner in (owner for owners in taken.values() for owner in owners):
+            if owner.earlier_run is not None and owner.process is not None:
+                outcome = await ports.stop_leftover(
+                    owner, earlier=self._earlier, grace=self._example.settings.grace
+                )
+                self._warn(f"{_describe(owner)}: {outcome.value}")
+
+
+def needed_ports(example: Example) -> tuple[int, ...]:
+    """List the ports that must be free: declared ones, and those that answer for readiness.
+
+    Without the latter, a stranger on the port could make a server look ready.
+    """
+    needed: list[int] = []
+    for part in (example, *example.companions):
+        needed.extend(part.settings.ports)
+        address = _address(part.settings.serve)
+        if address is not None and _is_this_machine(address[0]):
+            needed.append(address[1])
+    return tuple(dict.fromkeys(needed))
+
+
+def _describe(owner: PortOwner) -> str:
+    return ports.describe(owner, time.time())
+
+
+def _address(probe: Probe | None) -> tuple[str, int] | None:
+    match probe:
+        case TcpProbe(host=host, port=port):
+            return host, port
+        case HttpProbe(url=url):
+            parts = urlsplit(url)
+            known = parts.port or _HTTP_PORTS.get(parts.scheme)
+            return None if known is None or parts.hostname is None else (parts.hostname, known)
+        case _:
+            return None
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
+
+
+def _ports_in(output: str) -> set[int]:
+    """Find what may be port numbers in the last lines of an "address already in use" output."""
+    numbers = re.findall(r"(?<![\d.])(\d{2,5})(?![\d.])", "\n".join(output.splitlines()[-15:]))
+    return {number for number in map(int, numbers) if 0 < number < 2**16}

@@ -1,0 +1,225 @@
+"""One started script: its process, its logs and its temporary folder, held for the length of a block."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e_runner import logs, ports
+from e2e_runner.logs import Log
+from e2e_runner.model import Capture, Example, RunInfo, RunSettings
+from e2e_runner.rundir import RunDir
+from e2e_runner.stop import Stop
+from e2e_runner.supervise.client import (
+    Child,
+    Command,
+    Exited,
+    StartError,
+    SupervisionLost,
+    Supervisor,
+)
+
+_TICK = 0.1  # seconds between looks at a log that may outgrow its limit
+_FIRST_TICK = 0.02  # most scripts that flood do so at once
+_FIRST_LOOK = 0.5  # seconds until the listening ports are looked at; then at doubling intervals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the scripts of one run share."""
+
+    run: RunSettings
+    info: RunInfo
+    run_dir: RunDir
+    supervisor: Supervisor
+    environ: Mapping[str, str]  # the caller's
+    null: int  # descriptor of /dev/null
+    stop: Stop
+    clock: Callable[[], float]  # monotonic seconds
+
+
+def child_environment(
+    environ: Mapping[str, str], example: Example, info: RunInfo, scratch: Path
+) -> dict[str, str]:
+    """Compose the environment of a script; what its settings say wins."""
+    env = dict(environ)
+    env.setdefault("PYTHONUNBUFFERED", "1")
+    env.setdefault("MPLBACKEND", "Agg")
+    env["TMPDIR"] = str(scratch)
+    env["E2E_RUN"] = "1"
+    env["E2E_RUN_ID"] = info.id
+    env["E2E_RUN_EXAMPLE"] = example.path
+    # With the id, this proves to a later run of the same project that a leftover is its own.
+    env["E2E_RUN_PROJECT"] = str(info.root)
+    env.update(example.settings.env)
+    return env
+
+
+class Script:
+    """A script that was started. Times are on the monotonic clock of the surroundings."""
+
+    def __init__(
+        self, example: Example, around: Surroundings, child: Child, files: Sequence[Log], at: float
+    ) -> None:
+        self.example = example
+        self.started_at = at
+        self.child = child
+        self.log_files = [log.file for log in files]
+        self.listening: dict[int, float] = {}  # port -> when it was first seen
+        self.log_trouble = ""
+        self._around = around
+        self._logs = files
+        self._next_look = at + _FIRST_LOOK
+
+    @property
+    def dropped(self) -> int:
+        """Bytes dropped from the middle of the logs."""
+        return sum(log.dropped for log in self._logs)
+
+    @property
+    def exited(self) -> Exited | None:
+        """How it ended; None while it runs, or when nobody saw it."""
+        future = self.child.exited
+        return future.result() if future.done() and future.exception() is None else None
+
+    def new_text(self) -> str:
+        """Read what it has written since the last call, a bounded piece at a time."""
+        return "".join(log.new_text() for log in self._logs)
+
+    async def wait(
+        self,
+        *others: asyncio.Future[None],
+        deadline: float,
+        on_output: Callable[[str], None] | None = None,
+    ) -> bool:
+        """Wait until it ends, or one of `others` is done, or `deadline`; True when it has ended.
+
+        Meanwhile the logs are kept within bounds, `on_output` is told what is written, and the ports
+        that it listens on are noted.
+        """
+        exited = self.child.exited
+        waited: list[asyncio.Future[Any]] = [exited, *others]
+        tick = _FIRST_TICK
+        while not exited.done():
+            left = deadline - self._around.clock()
+            done, _ = await asyncio.wait(
+                waited,
+                timeout=max(0.0, min(tick, left)),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if done or left <= 0:
+                break
+            tick = _TICK
+            self._bound_logs()
+            if on_output is not None and (text := self.new_text()):
+                on_output(text)
+            if self._around.clock() >= self._next_look:
+                await self.look_at_ports()
+        return exited.done()
+
+    async def look_at_ports(self) -> None:
+        """Note the TCP ports that the script and its processes listen on now."""
+        now = self._around.clock()
+        self._next_look = now + (now - self.started_at)
+        seen = ports.listening_ports_of(await self.child.pids())
+        listening = {port for found in seen.values() for port in found}
+        self.listening = {port: self.listening.get(port, now) for port in sorted(listening)}
+
+    async def end(
+        self,
+        *signals: signal.Signals,
+        grace: float,
+        on_kill: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """End the script and everything that it started; True when that took SIGKILL.
+
+        The signals go to the whole tree, one after the other, on one shared deadline of `grace`
+        seconds; then `on_kill` is told and everything that is left is killed. A second request to stop kills at once.
+        """
+        now = self._around.clock()
+        for number, part in enumerate(signals, start=1):
+            self.child.signal(part)
+            deadline = now + grace * number / len(signals)
+            while not self.child.empty.done():
+                left = deadline - self._around.clock()
+                if left <= 0 or self._around.stop.now.done():
+                    break
+                await asyncio.wait(
+                    (self.child.empty, self._around.stop.now),
+                    timeout=min(_TICK, left),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                self._bound_logs()
+        if self.child.empty.done():
+            return False
+        on_kill()
+        await self.child.kill()
+        return True
+
+    def close_logs(self) -> None:
+        """Complete the log files, so that they can be read."""
+        for log in self._logs:
+            try:
+                log.close()
+            except OSError as error:
+                self.log_trouble = f"{log.file}: {error.strerror}"
+
+    def _bound_logs(self) -> None:
+        for log in self._logs:
+            try:
+                log.bound()
+            except OSError as error:
+                self.log_trouble = f"{log.file}: {error.strerror}"
+
+
+@contextlib.asynccontextmanager
+async def started(example: Example, around: Surroundings, *, suffix: str) -> AsyncIterator[Script]:
+    """Start a script, and see to it that nothing of it is left after the block but its logs.
+
+    `suffix` completes the name of its log. Raises StartError, SupervisionLost, and OSError when a
+    log or the temporary folder cannot be made.
+    """
+    settings = example.settings
+    async with contextlib.AsyncExitStack() as stack:
+        scratch = Path(tempfile.mkdtemp(prefix="", dir=around.run_dir.scratch))
+        stack.callback(logs.remove_folder, scratch)
+        names = [suffix]
+        if around.run.capture is Capture.SEPARATE:
+            names = [f".out{suffix}", f".err{suffix}"]
+        files = []
+        for name in names:
+            files.append(Log(around.run_dir.log_file(example.path, name), around.run.max_output))
+            stack.callback(files[-1].close)
+        stdin = around.null
+        if settings.stdin is not None:
+            source = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+            source.write(settings.stdin.encode("utf-8", "surrogateescape"))
+            source.seek(0)
+            stdin = source.fileno()
+        child, at = await around.supervisor.start(
+            Command(
+                argv=example.argv,
+                env=child_environment(around.environ, example, around.info, scratch),
+                cwd=settings.cwd,
+                stdin=stdin,
+                stdout=files[0].fd,
+                stderr=files[-1].fd,
+            )
+        )
+        stack.callback(child.release)
+        script = Script(example, around, child, files, at)
+        yield script
+        script.close_logs()
+
+
+def start_failure(error: StartError | SupervisionLost | OSError) -> str:
+    """Say why a script could not be started."""
+    if isinstance(error, OSError):
+        where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+        return f"its log or temporary folder cannot be made: {error.strerror}{where}"
+    return str(error)
