@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from e2e_runner import text
-from e2e_runner.model import Leak, LeakedPort, LeakedProcess, Result
+from e2e_runner.model import Leak, LeakedPort, LeakedProcess, Result, Status
 from e2e_runner.report.screen import render
 
 _OUTPUT_LINES = 20
@@ -54,16 +54,30 @@ def last_lines(result: Result, *, most: int = _OUTPUT_LINES) -> tuple[str, list[
 
 
 def facts(result: Result) -> list[tuple[str, str]]:
-    """Give what is known besides the output, as label and text; the reason comes first."""
+    """Give what is known besides the output, as label and text; the reason comes first.
+
+    The text may have lines: advice may quote what to write into a file.
+    """
     found: list[tuple[str, str]] = []
-    if result.reason:
-        found.append(("", text.one_line(result.reason)))
-    found += [("Advice", text.one_line(hint)) for hint in result.hints]
+    names_leaks_only = result.status is Status.LEAKED and result.leaks
+    if result.reason and not names_leaks_only:
+        found.append(("", _safe_lines(result.reason)))
+    found += [("Advice", _safe_lines(hint)) for hint in result.hints]
     found += [("Left behind", leak_words(leak)) for leak in result.leaks]
-    found += [("Note", text.one_line(note)) for note in result.notes]
+    found += [("Note", _safe_lines(note)) for note in result.notes]
     if result.output_dropped:
-        found.append(("Note", f"{text.size(result.output_dropped)} of output were dropped"))
+        dropped = text.size(result.output_dropped)
+        found.append(("Note", f"{dropped} from the middle of the output were dropped"))
     return found
+
+
+def flat(words: str) -> str:
+    """Put several lines on one, and make them safe to print."""
+    return " ".join(text.one_line(line.strip()) for line in words.splitlines())
+
+
+def _safe_lines(words: str) -> str:
+    return "\n".join(text.one_line(line.rstrip()) for line in words.splitlines())
 
 
 def places(result: Result) -> list[tuple[str, str]]:

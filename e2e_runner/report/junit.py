@@ -15,8 +15,8 @@ from xml.sax.saxutils import escape, quoteattr
 from e2e_runner import text
 from e2e_runner.model import Result, Status
 from e2e_runner.report.evidence import facts, last_lines, places
+from e2e_runner.report.paths import relative
 from e2e_runner.report.screen import clean
-from e2e_runner.report.shape import relative
 from e2e_runner.state import RunState
 from e2e_runner.verdict import is_bad
 

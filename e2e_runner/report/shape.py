@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, assert_never
 
 from e2e_runner.events import (
@@ -18,6 +17,7 @@ from e2e_runner.events import (
     Warned,
 )
 from e2e_runner.model import Leak, LeakedPort, LeakedProcess, NotExample, Result, RunInfo, Status
+from e2e_runner.report.paths import relative
 from e2e_runner.state import RunState
 
 SCHEMA = "e2e-run/1"
@@ -165,9 +165,3 @@ def _event(name: str, at: float) -> Shape:
 def seconds(value: float) -> float:
     """Round to microseconds: more digits are noise."""
     return round(value, 6)
-
-
-def relative(file: str, root: Path) -> str:
-    """Give a path as from the root where it lies below, with ``/``; others stay as they are."""
-    path = Path(file)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else file

@@ -7,7 +7,6 @@ import stat
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
@@ -166,7 +165,7 @@ def _probe_folder(folder: Path) -> None:
 
 def _temporary_beside(file: Path) -> Path:
     """Name a file of the same folder; short, so that a long name does not become too long."""
-    return file.with_name(f".e2e-run-{token_hex(8)}.tmp")
+    return file.with_name(f".e2e-run-{os.urandom(8).hex()}.tmp")
 
 
 def _flags(extra: int) -> int:

@@ -1,0 +1,200 @@
+"""The console: one line for each finished example, then the evidence, the table and the totals."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+from e2e_runner import text
+from e2e_runner.events import (
+    Event,
+    ExampleFinished,
+    ExampleStarted,
+    Interrupted,
+    OutputWritten,
+    PhaseChanged,
+    RunFinished,
+    RunStarted,
+    Warned,
+)
+from e2e_runner.model import Result
+from e2e_runner.report import layout
+from e2e_runner.report.display import Details, Shown, Verbosity, shown
+from e2e_runner.report.live import LiveRegion
+from e2e_runner.report.region import region
+from e2e_runner.report.reporter import Reporter
+from e2e_runner.report.sink import Sink
+from e2e_runner.report.style import Line, Style, paint
+from e2e_runner.report.table import table
+from e2e_runner.report.terminal import Terminal
+from e2e_runner.state import RunState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleOptions:
+    """How the console speaks; every choice is made already."""
+
+    verbosity: Verbosity
+    strict: bool
+    color: bool
+    live: bool
+    width: int  # columns of the summary table
+    fit: (
+        int | None
+    )  # columns that lines are cut or wrapped to; None in a log, which keeps them whole
+    root: Path
+    paths: Sequence[Path] = ()  # what was asked for, to be named when nothing was found there
+
+
+class ConsoleReporter:
+    """Tells a person of the run as it goes. `clock` is monotonic; `others` may have lost a report."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        options: ConsoleOptions,
+        *,
+        environ: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+        others: Sequence[Reporter] = (),
+    ) -> None:
+        self.problems: tuple[str, ...] = ()  # a terminal that went away loses nobody's results
+        self._options = options
+        self._clock = clock
+        self._others = others
+        self._environ = environ
+        self._zero = 0.0  # the clock when the run started
+        self._state: RunState | None = None
+        self._at_line_start = True
+        self._terminal = Terminal(sink, make_region=self._make_region if options.live else None)
+
+    def handle(self, event: Event, state: RunState) -> None:
+        """Say what the event calls for at this verbosity."""
+        self._state = state
+        match event:
+            case RunStarted():
+                self._zero = self._clock() - event.at
+                self._start(event)
+            case ExampleStarted() | PhaseChanged():
+                if self._options.verbosity is Verbosity.VERBOSE:
+                    self._say([_progress(event)])
+            case OutputWritten():
+                self._pass_through(event.text)
+            case ExampleFinished():
+                self._finish_example(event.result, state)
+            case Warned():
+                if self._options.verbosity is not Verbosity.QUIET:
+                    self._say([layout.warning(event.message, event.path)])
+            case Interrupted():
+                self._say([_interruption(event)])
+            case RunFinished():
+                self._finish(state)
+            case _:
+                assert_never(event)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._terminal.close()
+
+    def _start(self, event: RunStarted) -> None:
+        verbosity = self._options.verbosity
+        if verbosity is Verbosity.QUIET:
+            return
+        self._say(layout.header(event.run, event.plan, width=self._options.fit))
+        self._say(layout.warning(message) for message in event.plan.warnings)
+        if verbosity is Verbosity.VERBOSE:
+            for out in event.plan.deselected:
+                words = f"skipped  {text.one_line(out.example.path)}: {text.one_line(out.reason)}"
+                self._say([[(words, Style.DIM)]])
+
+    def _finish_example(self, result: Result, state: RunState) -> None:
+        if not self._shown(result).line:
+            return
+        lines = [
+            layout.finished(
+                result,
+                done=state.done,
+                selected=state.selected,
+                width=self._options.fit,
+                strict=self._options.strict,
+            )
+        ]
+        if self._options.verbosity is Verbosity.VERBOSE:
+            lines += [[(f"    {text.one_line(note)}", Style.DIM)] for note in result.notes]
+        self._say(lines)
+
+    def _finish(self, state: RunState) -> None:
+        self._terminal.end_region()
+        options = self._options
+        strict = options.strict
+        if state.selected:
+            results = sorted(state.results.values(), key=lambda result: result.path)
+            for result in results:
+                evidence = self._shown(result).details
+                if evidence is not Details.NONE:
+                    self._say(
+                        layout.details(
+                            result,
+                            width=options.fit,
+                            strict=strict,
+                            with_output=evidence is Details.FULL,
+                        )
+                    )
+            if options.verbosity is not Verbosity.QUIET:
+                self._say([[]])
+                self._say(table(state, width=options.width, strict=strict))
+                self._say([[]])
+            self._say([layout.totals(state, strict=strict)])
+        else:
+            self._say(layout.nothing_selected(state.plan, paths=options.paths, root=options.root))
+        for reporter in self._others:
+            self._say(layout.warning(problem) for problem in reporter.problems)
+        self._say(layout.conclusion(state, strict=strict))
+
+    def _shown(self, result: Result) -> Shown:
+        return shown(
+            result.status,
+            verbosity=self._options.verbosity,
+            strict=self._options.strict,
+            started=result.attempts > 0,
+        )
+
+    def _say(self, lines: Iterable[Line]) -> None:
+        """Write whole lines, on lines of their own."""
+        words = "".join(f"{paint(line, color=self._options.color)}\n" for line in lines)
+        if not words:
+            return
+        self._terminal.write(words if self._at_line_start else f"\n{words}")
+        self._at_line_start = True
+
+    def _pass_through(self, output: str) -> None:
+        if output:
+            self._terminal.write(output)
+            self._at_line_start = output.endswith("\n")
+
+    def _make_region(self, sink: Sink) -> LiveRegion:
+        options = self._options
+        painter = partial(self._paint, strict=options.strict)
+        return LiveRegion(sink, painter, color=options.color, environ=self._environ)
+
+    def _paint(self, width: int, height: int, *, strict: bool) -> list[Line]:
+        if self._state is None:
+            return []
+        now = self._clock() - self._zero
+        return region(self._state, now=now, width=width, height=height, strict=strict)
+
+
+def _progress(event: ExampleStarted | PhaseChanged) -> Line:
+    at = f"{text.duration(event.at):>7}  "
+    path = text.one_line(event.path)
+    if isinstance(event, ExampleStarted):
+        return [(f"{at}{path}: started, at most {text.limit(event.limit)}", Style.DIM)]
+    detail = f" ({text.one_line(event.detail)})" if event.detail else ""
+    return [(f"{at}{path}: {event.phase.value}{detail}", Style.DIM)]
+
+
+def _interruption(event: Interrupted) -> Line:
+    words = "stopping what runs; once more kills it" if event.count == 1 else "killing what runs"
+    return [(f"{event.signal}: ", Style.WARN), (words, Style.PLAIN)]

@@ -1,0 +1,284 @@
+"""What the console says, line by line. Pure: state in, styled lines out; the width is an argument."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from e2e_runner import text
+from e2e_runner.model import Containment, Plan, Result, RunInfo, Status
+from e2e_runner.report.evidence import facts, flat, last_lines, places
+from e2e_runner.report.paths import relative
+from e2e_runner.report.style import Line, Span, Style
+from e2e_runner.state import RunState
+from e2e_runner.verdict import all_passed, is_bad
+
+_INDENT = "  "
+_BETWEEN = " · "
+_MOST_ROWS_OF_A_LINE = 4  # a long line of output is wrapped into this many rows at most
+_MOST_NAMES = 5
+
+_MARKS = {
+    Status.PASSED: "✓",
+    Status.SERVED: "✓",
+    Status.FLAKY: "!",
+    Status.LEAKED: "!",
+    Status.FAILED: "✗",
+    Status.TIMEOUT: "✗",
+    Status.BLOCKED: "✗",
+    Status.SKIPPED: "-",
+    Status.NOT_RUN: "-",
+}
+STATUS_WIDTH = max(len(status.value) for status in Status) + 2
+
+
+def status_style(status: Status, *, strict: bool) -> Style:
+    """Choose a style by what a status means for the run."""
+    if status is Status.NOT_RUN:
+        return Style.WARN
+    if is_bad(status, strict=strict):
+        return Style.BAD
+    if status in {Status.FLAKY, Status.LEAKED}:
+        return Style.WARN
+    return Style.DIM if status is Status.SKIPPED else Style.OK
+
+
+def status_words(status: Status) -> str:
+    """Give a status with its mark, so that it is seen without colours."""
+    return f"{_MARKS[status]} {status.value}"
+
+
+def took(result: Result) -> str:
+    """Give the time of an example that ran, and nothing for one that did not."""
+    return text.duration(result.duration) if result.attempts else ""
+
+
+def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
+    """Say what runs, by which interpreter, and how it is held together."""
+    parts = [text.plural(len(plan.examples), "example")]
+    if plan.deselected:
+        parts[0] += f" ({len(plan.deselected)} skipped)"
+    if run.jobs > 1:
+        parts.append(text.plural(run.jobs, "job"))
+    parts.append(f"python: {text.one_line(relative(run.python, run.root))}")
+    parts.append(f"processes: {run.processes.value}")
+    if run.network != "host":
+        parts.append(f"network: {text.one_line(run.network)}")
+    line: list[Span] = [(f"e2e-run {run.version}", Style.BOLD)]
+    columns = len(line[0][0])
+    for part in parts:
+        columns += text.cell_width(part) + len(_BETWEEN)
+        if width is not None and columns > width:
+            yield line
+            line, columns = [(f"{_INDENT}{part}", Style.DIM)], len(_INDENT) + text.cell_width(part)
+        else:
+            line.append((f"{_BETWEEN}{part}", Style.DIM))
+    yield line
+    if run.processes is not Containment.CGROUP:
+        for note in run.containment_notes:
+            yield [(f"{_INDENT}{run.processes.value}, because {text.one_line(note)}", Style.DIM)]
+
+
+def warning(message: str, path: str | None = None) -> Line:
+    """Say something that a person should know."""
+    about = f"{text.one_line(path)}: " if path else ""
+    return [("warning: ", Style.WARN), (f"{about}{flat(message)}", Style.PLAIN)]
+
+
+def finished(result: Result, *, done: int, selected: int, width: int | None, strict: bool) -> Line:
+    """Give the one line on an example that finished, within `width` columns; None cuts nothing."""
+    style = status_style(result.status, strict=strict)
+    count = f"{done:>{len(str(selected))}}/{selected}  "
+    status = f"{status_words(result.status):<{STATUS_WIDTH}}"
+    time = f"{took(result):>7}  "
+    path = text.one_line(result.path)
+    reason = "" if style is Style.OK else flat(result.reason)
+    if width is not None:
+        room = width - len(count) - len(status) - len(time) - len(_INDENT)
+        path_room, reason_room = share(room, text.cell_width(path), text.cell_width(reason))
+        path = text.shorten(path, path_room)
+        reason = cut(reason, reason_room)
+    return [
+        (count, Style.DIM),
+        (status, style),
+        (time, Style.DIM),
+        (path, Style.PLAIN),
+        (f"{_INDENT}{reason}", style),
+    ]
+
+
+def details(
+    result: Result, *, width: int | None, strict: bool, with_output: bool
+) -> Iterator[Line]:
+    """Give the evidence on one example. `width` None leaves long lines whole, for logs and grep."""
+    style = status_style(result.status, strict=strict)
+    refined = ", ".join(part for part in (result.cause, took(result)) if part)
+    yield []
+    yield [
+        (status_words(result.status), style),
+        (f"  {text.one_line(result.path)}", Style.BOLD),
+        (f"  ({refined})" if refined else "", Style.DIM),
+    ]
+    for label, words in facts(result):
+        kind = Style.LINK if label == "Advice" else Style.PLAIN
+        yield from _paragraph(f"{label}: {words}" if label else words, width, kind)
+    if with_output and result.attempts:
+        heading, lines = last_lines(result)
+        yield [(f"{_INDENT}{heading}{':' if lines else ''}", Style.DIM)]
+        for line in lines:
+            for row in wrap(line, None if width is None else width - len(_INDENT) - 2):
+                yield [(f"{_INDENT}│ ", Style.DIM), (row, Style.PLAIN)]
+    for label, words in places(result):
+        yield [(f"{_INDENT}{label + ':':<9}", Style.DIM), (words, Style.PLAIN)]
+
+
+def _paragraph(words: str, width: int | None, style: Style) -> Iterator[Line]:
+    """Wrap prose between words, with a hanging indent; its own lines are kept."""
+    first, *others = words.split("\n")
+    for row in _rows(first, width):
+        yield [(row, style)]
+    for line in others:
+        yield [(f"{2 * _INDENT}{line}", style)]
+
+
+def _rows(line: str, width: int | None) -> Iterator[str]:
+    if width is None:
+        yield f"{_INDENT}{line}"
+        return
+    row, indent = "", _INDENT
+    for word in line.split(" "):
+        joined = f"{row} {word}" if row else word
+        if row and text.cell_width(indent + joined) > width:
+            yield f"{indent}{row}"
+            row, indent = word, 2 * _INDENT
+        else:
+            row = joined
+    yield f"{indent}{row}"
+
+
+def wrap(line: str, width: int | None) -> list[str]:
+    """Break a line of output into rows of `width` columns; an overlong one loses its middle.
+
+    >>> wrap("abcdefgh", 3)
+    ['abc', 'def', 'gh']
+    """
+    if width is None:
+        return [text.shorten(line, 1000)]
+    rows = []
+    rest = text.shorten(line, width * _MOST_ROWS_OF_A_LINE)
+    while text.cell_width(rest) > width:
+        end = _fitting(rest, width)
+        rows.append(rest[:end])
+        rest = rest[end:]
+    return [*rows, rest]
+
+
+def cut(words: str, width: int) -> str:
+    """Cut at the end, which reads better in prose than a gap in the middle.
+
+    >>> cut("port 8000 is taken", 10)
+    'port 8000…'
+    """
+    if text.cell_width(words) <= width:
+        return words
+    return f"{words[: _fitting(words, width - 1)].rstrip()}…"
+
+
+def share(room: int, example: int, note: int) -> tuple[int, int]:
+    """Share out the room: three fifths for the example; who needs less leaves the rest."""
+    if example + note <= room:
+        return example, note
+    most = room * 3 // 5
+    if example <= most:
+        return example, room - example
+    if note <= room - most:
+        return room - note, note
+    return most, room - most
+
+
+def _fitting(line: str, width: int) -> int:
+    """Count the characters that fit into `width` columns; at least one."""
+    used = 0
+    for index, char in enumerate(line):
+        used += text.cell_width(char)
+        if used > width:
+            return max(index, 1)
+    return len(line)
+
+
+def totals(state: RunState, *, strict: bool) -> Line:
+    """Count the verdicts on one line."""
+    line: list[Span] = []
+    for status in _BY_WEIGHT:
+        count = state.counts[status]
+        if count:
+            style = status_style(status, strict=strict)
+            line += [(", " if line else "", Style.PLAIN), (f"{count:,} {status.value}", style)]
+    words = "" if line else "nothing ran"
+    return [*line, (f"{words} in {text.duration(state.now)}", Style.PLAIN)]
+
+
+_BY_WEIGHT = (
+    Status.PASSED,
+    Status.SERVED,
+    Status.FLAKY,
+    Status.LEAKED,
+    Status.FAILED,
+    Status.TIMEOUT,
+    Status.BLOCKED,
+    Status.NOT_RUN,
+    Status.SKIPPED,
+)
+
+
+def conclusion(state: RunState, *, strict: bool) -> Iterator[Line]:
+    """Say that all is well, or what the totals leave open."""
+    interruption = state.interruptions[-1] if state.interruptions else None
+    pending = [path for path, result in state.results.items() if result.status is Status.NOT_RUN]
+    if pending:
+        why = f"Interrupted by {interruption.signal}" if interruption else "Stopped early"
+        names = ", ".join(text.one_line(path) for path in pending[:_MOST_NAMES])
+        more = f" and {len(pending) - _MOST_NAMES:,} more" if len(pending) > _MOST_NAMES else ""
+        yield [
+            (f"{why}: ", Style.WARN),
+            (
+                f"{text.plural(len(pending), 'example')} without a verdict: {names}{more}",
+                Style.PLAIN,
+            ),
+        ]
+    elif interruption:
+        yield [(f"Interrupted by {interruption.signal}.", Style.WARN)]
+    elif state.selected and all_passed(state.counts, strict=strict):
+        yield [("All examples passed", Style.OK)]
+
+
+def nothing_selected(plan: Plan, *, paths: Sequence[Path], root: Path) -> Iterator[Line]:
+    """Say why nothing ran, and what to do."""
+    where = ", ".join(text.one_line(relative(str(path), root)) for path in paths) or "the project"
+    yield [("No example was selected", Style.WARN), (f" in {where}.", Style.PLAIN)]
+    if plan.deselected:
+        left_out = text.plural(len(plan.deselected), "example")
+        yield from _reasons(f"{left_out} skipped", (out.reason for out in plan.deselected))
+    if plan.not_examples:
+        files = text.plural(len(plan.not_examples), "file")
+        verb = "is no example" if len(plan.not_examples) == 1 else "are no examples"
+        yield from _reasons(f"{files} {verb}", (file.reason for file in plan.not_examples))
+    if not plan.deselected and not plan.not_examples:
+        yield [(f"{_INDENT}No script was found there.", Style.PLAIN)]
+    yield [("To fix this: name a file, which then always runs, or another folder;", Style.PLAIN)]
+    yield [("`e2e-run list` shows every file with the reason.", Style.PLAIN)]
+
+
+def _reasons(what: str, reasons: Iterable[str]) -> Iterator[Line]:
+    """Group equal reasons, the most frequent first."""
+    yield [(f"{_INDENT}{what}:", Style.PLAIN)]
+    groups = Counter(reasons).most_common()
+    for reason, count in groups[:_MOST_NAMES]:
+        yield [(f"{count:>8,}  {text.one_line(reason)}", Style.DIM)]
+    others = sum(count for _, count in groups[_MOST_NAMES:])
+    if others:
+        yield [(f"{others:>8,}  other reasons", Style.DIM)]
+
+
+def skipped_groups(reasons: Sequence[str]) -> Iterator[Line]:
+    """Say what was left out, grouped by reason, where naming each would bury the rest."""
+    yield from _reasons(f"{text.plural(len(reasons), 'example')} skipped", reasons)
