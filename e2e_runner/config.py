@@ -89,6 +89,8 @@ def resolve(
     ]
     values = {setting.name: choose(setting, layers) for setting in RUN_SETTINGS}
     values["skip"] = _skipped_tags(layers, values["skip"])
+    if named:
+        values["paths"] = Given(value=paths, origin=Origin(source=Source.FLAG, where="PATH"))
     searched = named or _configured_paths(file, root, values["paths"])
     python, python_origin, more = _interpreter(values["python"], environ, root, executable)
     warnings += more

@@ -85,15 +85,16 @@ def read_metadata(text: str, path: str, suffix: str = ".py") -> Metadata:
     if f"{prefix} /// script" not in text:
         return Metadata()
     blocks = [block for block in find_blocks(text, prefix) if block.type == "script"]
-    if not blocks:
-        return Metadata()
     if len(blocks) > 1:
         lines = ", ".join(str(block.line - 1) for block in blocks)
         return _broken(
             f"{path}:{blocks[1].line - 1}: script: more than one metadata block (lines {lines}); "
             "accepted: one block"
         )
-    block = blocks[0]
+    return _read_block(blocks[0], path) if blocks else Metadata()
+
+
+def _read_block(block: Block, path: str) -> Metadata:
     offset = block.line - 1
     try:
         document = parse_toml(block.content)

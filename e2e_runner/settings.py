@@ -47,6 +47,13 @@ class Setting:
         """The environment variable."""
         return ENVIRONMENT_PREFIX + self.parameter.upper()
 
+    @property
+    def default_words(self) -> str:
+        """The default in words; empty for a switch that is off."""
+        if self.default_text or self.default is False:
+            return self.default_text
+        return str(self.default)
+
 
 _F, _E, _C, _M = Scope.FLAG, Scope.ENVIRONMENT, Scope.CONFIG, Scope.METADATA
 

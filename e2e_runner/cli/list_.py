@@ -1,0 +1,67 @@
+"""``e2e-run list``: what would run, what would not and why.
+
+``--json`` prints one document::
+
+    {"schema": "e2e-run-list/1",
+     "root": "/project", "config": "/project/pyproject.toml" or null, "python": "/usr/bin/python3",
+     "examples": [{
+       "path": "examples/a.py", "file": "/project/examples/a.py",
+       "command": ["/usr/bin/python3", "/project/examples/a.py"], "cwd": "/project/examples",
+       "timeout": 60.0, "grace": 5.0, "tags": ["websocket"], "ports": [8000], "found_ports": [],
+       "serve": "tcp://127.0.0.1:8000" or null, "needs": ["examples/server.py"], "expect_exit": 0,
+       "problems": ["examples/a.py:4: timout: unknown key; ..."]}],
+     "deselected": [{... as above, "reason": "tagged websocket (--skip)"}],
+     "not_examples": [{"path": "examples/demo_data.py", "reason": "imported by a.py"}],
+     "warnings": ["..."]}
+
+Examples are in the order in which they would run. ``ports`` are declared, ``found_ports`` are
+literals of the source. Seconds are floats. With ``-v`` the document and each example also have
+``"settings": {"timeout": {"value": 60.0, "source": "default", "where": ""}, ...}``, where the source
+is flag, environment, metadata, override, config or default.
+
+The exit code is 0, or 4 when nothing would run.
+"""
+
+from typing import Any
+
+import click
+
+from e2e_runner.cli.options import list_options, resolve_given
+
+_PLAIN_WIDTH = 80
+_NOTHING_SELECTED = 4
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Prints one JSON document.")
+@list_options
+@click.pass_context
+def list_command(
+    context: click.Context, /, paths: tuple[str, ...], *, as_json: bool, **flags: Any
+) -> None:
+    """Show what would run, what would not and why; -v shows where each setting comes from."""
+    from e2e_runner.cli.listing import document, render
+    from e2e_runner.discovery import make_plan
+
+    resolved = resolve_given(flags, paths)
+    plan = make_plan(resolved)
+    verbose = bool(resolved.run.verbose)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(document(plan, resolved.run, verbose=verbose), indent=2))
+    else:
+        from e2e_runner.text import one_line
+
+        for warning in plan.warnings:
+            click.echo(f"warning: {one_line(warning)}", err=True)
+        click.echo(render(plan, resolved.run, verbose=verbose, width=_width()))
+    if not plan.examples:
+        context.exit(_NOTHING_SELECTED)
+
+
+def _width() -> int:
+    import shutil
+    import sys
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _PLAIN_WIDTH

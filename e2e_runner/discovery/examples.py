@@ -1,0 +1,186 @@
+"""Makes examples of scripts: resolves their settings, commands and companions."""
+
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from e2e_runner.config import Resolved
+from e2e_runner.discovery.scripts import Script, above_package, module_name, read_script
+from e2e_runner.discovery.source import name_says_websocket
+from e2e_runner.discovery.walk import Folders, Found, read_source, relative_path
+from e2e_runner.layers import Given, choose
+from e2e_runner.model import Example, ExampleSettings, Origin, Problem, Source
+from e2e_runner.settings import EXAMPLE_SETTINGS
+
+_PROJECT = "project"  # the value of `cwd` that means the root
+_DEEPEST_CHAIN = 50  # companions of companions
+
+
+class Builder:
+    """Builds the examples of one plan; each file is read and resolved once."""
+
+    def __init__(self, resolved: Resolved, folders: Folders) -> None:
+        self.resolved = resolved
+        self.folders = folders
+        self._root = str(resolved.run.root)
+        self._companions: dict[str, Example] = {}
+        self._chain: list[str] = []  # paths of the examples that are being built
+
+    def build(self, script: Script) -> Example:
+        """Make the example of a script, with those that it needs."""
+        path = script.found.path
+        layers = self.resolved.layers(path, script.metadata.layer)
+        given = {setting.name: choose(setting, layers) for setting in EXAMPLE_SETTINGS}
+        given["tags"] = _with_inferred(given["tags"], script)
+        problems = list(script.metadata.problems)
+        interpreter, is_python, more = self._interpreter(script, given["interpreter"])
+        problems += more
+        module = module_name(script, self.folders) if is_python else ""
+        cwd, more = self._cwd(script, given["cwd"], module)
+        problems += more
+        if module:
+            given["env"] = self._importable(given["env"], script, cwd)
+        self._chain.append(path)
+        companions, more = self._needed(script, given["needs"])
+        self._chain.pop()
+        problems += more
+        settings = ExampleSettings(
+            timeout=given["timeout"].value,
+            grace=given["grace"].value,
+            ports=given["ports"].value,
+            tags=given["tags"].value,
+            env=given["env"].value,
+            args=given["args"].value,
+            stdin=given["stdin"].value,
+            cwd=Path(cwd),
+            serve=given["serve"].value,
+            needs=tuple(companion.file for companion in companions),
+            skip=given["skip"].value,
+            expect_exit=given["expect-exit"].value,
+            interpreter=interpreter,
+            origins={name: each.origin for name, each in given.items()},
+        )
+        target = ("-m", module) if module else (script.found.file,)
+        return Example(
+            path=path,
+            file=Path(script.found.file),
+            argv=(*interpreter, *target, *settings.args),
+            settings=settings,
+            found_ports=tuple(port for port in script.facts.ports if port not in settings.ports),
+            problems=tuple(problems),
+            companions=companions,
+        )
+
+    def _interpreter(
+        self, script: Script, given: Given
+    ) -> tuple[tuple[str, ...], bool, list[Problem]]:
+        """Give the command, whether it is the project's Python, and what is wrong."""
+        if given.value is not None:
+            return _located(given.value, script.folder), False, []
+        run = self.resolved.run
+        command = run.interpreters.get(script.suffix)
+        if command is not None:
+            return _located(tuple(shlex.split(command)), self._root), False, []
+        if script.suffix == ".py":
+            return (run.python,), True, []
+        if os.access(script.found.file, os.X_OK):
+            return (), False, []
+        known = ", ".join(sorted({".py", *run.interpreters}))
+        kind = f"files with the suffix {script.suffix}" if script.suffix else "files without suffix"
+        message = (
+            f"{script.found.path}:1: interpreter: none is known for {kind}; accepted: a suffix of "
+            f"{known}, an entry in `interpreters`, or an executable file"
+        )
+        return (), False, [Problem(message=message)]
+
+    def _cwd(self, script: Script, given: Given, module: str) -> tuple[str, list[Problem]]:
+        if given.value is None:
+            above = above_package(script.folder, self.folders) if module else script.folder
+            return above, []
+        if given.value == _PROJECT:
+            return self._root, []
+        folder = os.path.normpath(f"{script.folder}/{given.value}")
+        if given.value.startswith("/"):
+            folder = given.value
+        if os.path.isdir(folder):  # noqa: PTH112 - says no, and does not raise, in a closed folder
+            return folder, []
+        message = (
+            f"{given.origin.where}: cwd: {folder} is no folder; accepted: {_PROJECT}, or a folder "
+            "relative to the script's"
+        )
+        return folder, [Problem(message=message)]
+
+    def _importable(self, given: Given, script: Script, cwd: str) -> Given:
+        """Make the package of a script that runs as a module importable from another `cwd`."""
+        above = above_package(script.folder, self.folders)
+        if above == cwd:
+            return given
+        env: dict[str, str] = given.value
+        inherited = env.get("PYTHONPATH", self.resolved.python_path)
+        value = f"{above}{os.pathsep}{inherited}" if inherited else above
+        return replace(given, value={**env, "PYTHONPATH": value})
+
+    # --- companions ------------------------------------------------------------------------------
+
+    def _needed(self, script: Script, given: Given) -> tuple[tuple[Example, ...], list[Problem]]:
+        companions = []
+        problems = []
+        for name in given.value:
+            file = os.path.normpath(f"{script.folder}/{name}")
+            if name.startswith("/"):
+                file = name
+            if file == script.found.file and given.origin.source is Source.OVERRIDE:
+                continue  # the glob of the override matches the companion too
+            companion = self._companion(file)
+            if isinstance(companion, str):
+                message = f"{given.origin.where}: needs: {name!r} {companion}"
+                problems.append(Problem(message=message))
+                continue
+            companions.append(companion)
+            problems += [
+                Problem(
+                    message=f"{given.origin.where}: needs: {name!r} has bad metadata: {each.message}"
+                )
+                for each in companion.problems
+            ]
+        return tuple(companions), problems
+
+    def _companion(self, file: str) -> Example | str:
+        """Build a companion; returns what is wrong where there is none."""
+        path = relative_path(file, self._root)
+        if path in self._chain:
+            chain = " needs ".join([*self._chain[self._chain.index(path) :], path])
+            return f"leads back to itself: {chain}; accepted: companions without a circle"
+        if len(self._chain) > _DEEPEST_CHAIN:
+            return f"is needed through more than {_DEEPEST_CHAIN} others; accepted: fewer"
+        if not os.path.isfile(file):  # noqa: PTH113 - says no, and does not raise, in a closed folder
+            return "does not exist; accepted: scripts, relative to the folder of this one"
+        if file not in self._companions:
+            script = read_script(Found(file=file, path=path), read_source(file))
+            self._companions[file] = self.build(script)
+        return self._companions[file]
+
+
+def _with_inferred(given: Given, script: Script) -> Given:
+    """Add the inferred tags; sorts them."""
+    reason = ""
+    if name_says_websocket(script.stem):
+        reason = "inferred from the file's name"
+    elif script.facts.websocket:
+        reason = f"inferred from {script.facts.websocket}"
+    tags = set(given.value)
+    origin = given.origin
+    if reason and "websocket" not in tags:
+        tags.add("websocket")
+        where = f"{origin.where}, {reason}" if origin.where else reason
+        origin = Origin(source=origin.source, where=where)
+    return Given(value=tuple(sorted(tags)), origin=origin)
+
+
+def _located(command: tuple[str, ...], base: str) -> tuple[str, ...]:
+    """Make the path of a command absolute; a plain name is left to be found on PATH."""
+    first = command[0]
+    if "/" not in first or first.startswith("/"):
+        return command
+    return (os.path.normpath(f"{base}/{first}"), *command[1:])

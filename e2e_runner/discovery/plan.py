@@ -1,0 +1,130 @@
+"""Makes the plan of a run: what runs, what does not, and why."""
+
+import os
+from collections.abc import Iterable, Sequence
+
+from e2e_runner.config import Resolved
+from e2e_runner.discovery.examples import Builder
+from e2e_runner.discovery.scripts import Script, find_helpers, read_script
+from e2e_runner.discovery.source import LARGEST
+from e2e_runner.discovery.walk import Folders, Found, read_source, walk
+from e2e_runner.model import Deselected, Example, NotExample, Plan, RunSettings
+from e2e_runner.text import size
+
+
+def make_plan(resolved: Resolved) -> Plan:
+    """Search the paths of the run and decide what becomes of each file. In path order.
+
+    Whatever the files hold, this raises nothing: what is wrong with an example is in its
+    `problems`, and what cannot be read or parsed is left to fail when it runs.
+    """
+    folders = Folders()
+    walked = walk(resolved.run)
+    warnings = [*resolved.warnings, *walked.warnings]
+    candidates = _read(walked.candidates, warnings)
+    importers = _read(walked.importers, warnings)
+    helpers = find_helpers([*candidates, *importers], str(resolved.run.root), folders)
+
+    not_examples = list(walked.not_examples)
+    builder = Builder(resolved, folders)
+    examples: list[Example] = []
+    named: set[str] = set()
+    for script in candidates:
+        reason = _refuse(script, helpers)
+        if reason:
+            not_examples.append(NotExample(path=script.found.path, reason=reason))
+            continue
+        if script.found.named:
+            named.add(script.found.path)
+        examples.append(builder.build(script))
+
+    examples, companions = _without_companions(examples, named)
+    not_examples += companions
+    chosen, deselected = _select(examples, resolved.run)
+    return Plan(
+        examples=tuple(sorted(chosen, key=lambda each: _order(each.path))),
+        deselected=tuple(sorted(deselected, key=lambda each: _order(each.example.path))),
+        not_examples=tuple(sorted(not_examples, key=lambda each: _order(each.path))),
+        warnings=tuple(warnings),
+    )
+
+
+def _order(path: str) -> list[str]:
+    return path.split("/")
+
+
+def _read(found: Iterable[Found], warnings: list[str]) -> list[Script]:
+    scripts = []
+    for each in found:
+        data = read_source(each.file)
+        if data is not None and len(data) > LARGEST:
+            warnings.append(
+                f"{each.path} is larger than {size(LARGEST)}: only its metadata is looked at"
+            )
+        scripts.append(read_script(each, data))
+    return scripts
+
+
+def _refuse(script: Script, helpers: dict[str, str]) -> str:
+    """Say why a script is not an example by what it holds; an empty string where it is one.
+
+    A file that was named, or that has metadata for e2e-run, is one whatever it holds.
+    """
+    if script.found.named or script.metadata.declared or script.facts.guarded:
+        return ""
+    importer = helpers.get(script.found.file)
+    if importer is not None:
+        folder, name = os.path.split(importer)
+        beside = folder == os.path.dirname(script.found.path)  # noqa: PTH120 - a Path costs more
+        return f"imported by {name if beside else importer}"
+    return "only imports, definitions and assignments" if script.facts.passive else ""
+
+
+def _without_companions(
+    examples: Sequence[Example], named: set[str]
+) -> tuple[list[Example], list[NotExample]]:
+    """Leave out what only serves other examples: it would run for ever on its own.
+
+    A companion that declares `serve` ends by itself and says something; it stays.
+    """
+    needed: dict[str, str] = {}
+    for example in examples:
+        for companion in example.companions:
+            needed.setdefault(companion.path, example.path)
+    kept = []
+    left_out = []
+    for example in examples:
+        by = needed.get(example.path)
+        if by is None or example.path in named or example.settings.serve is not None:
+            kept.append(example)
+        else:
+            left_out.append(NotExample(path=example.path, reason=f"companion of {by}"))
+    return kept, left_out
+
+
+def _select(
+    examples: Iterable[Example], run: RunSettings
+) -> tuple[list[Example], list[Deselected]]:
+    chosen = []
+    deselected = []
+    for example in examples:
+        reason = _deselect(example, run)
+        if reason:
+            deselected.append(Deselected(example=example, reason=reason))
+        else:
+            chosen.append(example)
+    return chosen, deselected
+
+
+def _deselect(example: Example, run: RunSettings) -> str:
+    """Say why an example is not selected; an empty string where it is."""
+    tags = example.settings.tags
+    if run.keyword is not None and run.keyword.casefold() not in example.path.casefold():
+        return f"path does not contain {run.keyword!r} ({run.origins['keyword'].where})"
+    if run.only and not set(run.only) & set(tags):
+        wanted = " or ".join(run.only)
+        return f"not tagged {wanted} ({run.origins['only'].where})"
+    skipped = [tag for tag in run.skip if tag in tags]
+    if skipped:
+        return f"tagged {', '.join(skipped)} ({run.origins['skip'].where})"
+    return example.settings.skip or ""
