@@ -1,7 +1,7 @@
 """The kinds of values that settings have: a parser each, and in words what it accepts."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -102,6 +102,8 @@ TAGS = Kind(
     is_list=True,
     merge=Merge.UNION,
 )
+# The strongest source decides alone: what a weaker one adds would only widen the selection.
+SELECTED_TAGS = replace(TAGS, merge=Merge.REPLACE)
 REGEXES = Kind(
     name="list of regular expressions",
     accepted="regular expressions as Python's re reads them",

@@ -13,9 +13,11 @@ from typing import Any
 from e2e_runner.kinds import Merge
 from e2e_runner.model import Origin, Source
 from e2e_runner.settings import ENVIRONMENT_PREFIX, Scope, Setting, within
+from e2e_runner.text import one_line
 
 # Set for the scripts, not read by e2e-run.
 _RESERVED = frozenset({"E2E_RUN_ID", "E2E_RUN_EXAMPLE"})
+_DEFAULT = Origin(source=Source.DEFAULT)  # one for all: a run may have many thousand examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ def read_table(
         shown, kept = locate(key)
         setting = known.get(key)
         if setting is None:
-            problems.append(f"{shown}: {key}: {_unknown(key, scope, (*known, *ignored))}")
+            problems.append(f"{shown}: {one_line(key)}: {_unknown(key, scope, (*known, *ignored))}")
             continue
         try:
             value = setting.kind.parse(raw)
@@ -144,7 +146,7 @@ def choose(setting: Setting, layers: Iterable[Layer]) -> Given:
     """Join what `layers` (strongest first) say about one setting."""
     given = [layer[setting.name] for layer in layers if setting.name in layer]
     if not given:
-        return Given(value=setting.default, origin=Origin(source=Source.DEFAULT))
+        return Given(value=setting.default, origin=_DEFAULT)
     merge = setting.kind.merge
     if merge is Merge.REPLACE:
         return given[0]

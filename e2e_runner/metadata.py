@@ -12,6 +12,7 @@ from typing import NamedTuple
 from e2e_runner.layers import Layer, read_table
 from e2e_runner.model import Problem, Source
 from e2e_runner.settings import Scope
+from e2e_runner.text import one_line
 from e2e_runner.toml_lines import TomlError, parse_toml
 
 _SLASHES = frozenset(
@@ -81,6 +82,7 @@ def read_metadata(text: str, path: str, suffix: str = ".py") -> Metadata:
     Only ``[tool.e2e-run]`` is checked. A block that is not TOML is a problem only when it mentions
     e2e-run: the script may belong to somebody who never heard of it.
     """
+    path = one_line(path)
     prefix = comment_prefix(suffix)
     if f"{prefix} /// script" not in text:
         return Metadata()

@@ -282,7 +282,7 @@ def parse_environment(value: object) -> dict[str, str]:
         try:
             result[name] = _argument(content)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise ValueError(f"{quoted(name)}: {error}") from error
     return result
 
 
@@ -295,7 +295,7 @@ def parse_interpreters(value: object) -> dict[str, str]:
         if not suffix.startswith(".") or len(suffix) == 1 or "/" in suffix:
             raise ValueError(f"{quoted(suffix)} is not a file suffix")
         if not isinstance(command, str):
-            raise ValueError(f"{suffix}: {quoted(command)} is not a string")  # noqa: TRY004 - same
+            raise ValueError(f"{quoted(suffix)}: {quoted(command)} is not a string")  # noqa: TRY004 - same
         parse_command(command)
         result[suffix] = command
     return result

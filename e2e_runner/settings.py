@@ -98,7 +98,7 @@ RUN_SETTINGS = (
     ),
     _setting(
         "only",
-        kinds.TAGS,
+        kinds.SELECTED_TAGS,
         "Selects the examples with this tag.",
         *(_F, _E, _C),
         flags=("--only",),

@@ -146,9 +146,12 @@ def _words(setting: Setting, value: Any) -> str:
         return duration(value)
     if setting.name == "max-output":
         return size(value)
-    plain = _plain(value)
-    if isinstance(plain, bool):
-        return "yes" if plain else "no"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _joined(_plain(value))
+
+
+def _joined(plain: Any) -> str:
     if isinstance(plain, list):
         return ", ".join(map(str, plain))
     if isinstance(plain, dict):
