@@ -90,7 +90,7 @@ def _properties(state: RunState) -> Iterator[str]:
         "version": run.version,
         "python": relative(run.python, run.root),
         "jobs": str(run.jobs),
-        "processes": run.processes.value,
+        "processes": "none" if run.processes is None else run.processes.value,
         "network": run.network,
     }
     yield "<properties>\n"
@@ -133,7 +133,7 @@ def _explanation(result: Result) -> str:
         [
             f"{result.status.value}{cause}",
             *_labelled(facts(result)),
-            f"{heading}:" if lines else f"{heading}.",
+            *([f"{heading}:" if lines else f"{heading}."] if result.attempts else []),
             *(f"  {line}" for line in lines),
             *_labelled(places(result)),
         ]

@@ -60,7 +60,8 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
     if run.jobs > 1:
         parts.append(text.plural(run.jobs, "job"))
     parts.append(f"python: {text.one_line(relative(run.python, run.root))}")
-    parts.append(f"processes: {run.processes.value}")
+    if run.processes is not None:
+        parts.append(f"processes: {run.processes.value}")
     if run.network != "host":
         parts.append(f"network: {text.one_line(run.network)}")
     line: list[Span] = [(f"e2e-run {run.version}", Style.BOLD)]
@@ -73,9 +74,9 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
         else:
             line.append((f"{_BETWEEN}{part}", Style.DIM))
     yield line
-    if run.processes is not Containment.CGROUP:
+    if run.processes not in (None, Containment.CGROUP):
         for note in run.containment_notes:
-            yield [(f"{_INDENT}{run.processes.value}, because {text.one_line(note)}", Style.DIM)]
+            yield [(f"{_INDENT}{run.processes}, because {text.one_line(note)}", Style.DIM)]
 
 
 def warning(message: str, path: str | None = None) -> Line:
@@ -97,13 +98,8 @@ def finished(result: Result, *, done: int, selected: int, width: int | None, str
         path_room, reason_room = share(room, text.cell_width(path), text.cell_width(reason))
         path = text.shorten(path, path_room)
         reason = cut(reason, reason_room)
-    return [
-        (count, Style.DIM),
-        (status, style),
-        (time, Style.DIM),
-        (path, Style.PLAIN),
-        (f"{_INDENT}{reason}", style),
-    ]
+    line = [(count, Style.DIM), (status, style), (time, Style.DIM), (path, Style.PLAIN)]
+    return [*line, (f"{_INDENT}{reason}", style)] if reason else line
 
 
 def details(

@@ -38,7 +38,7 @@ def run_shape(run: RunInfo) -> Shape:
         "jobs": run.jobs,
         "isolation": {
             "network": run.network,
-            "processes": run.processes.value,
+            "processes": None if run.processes is None else run.processes.value,
             "notes": list(run.containment_notes),
         },
         "python": relative(run.python, run.root),

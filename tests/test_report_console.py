@@ -1,0 +1,601 @@
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_history import RUN, history, play, settings
+
+from e2e_runner import text
+from e2e_runner.events import (
+    Event,
+    ExampleStarted,
+    Interrupted,
+    OutputWritten,
+    Phase,
+    PhaseChanged,
+    Warned,
+)
+from e2e_runner.model import (
+    Color,
+    Containment,
+    LeakedPort,
+    LeakedProcess,
+    ReportFormat,
+    ReportTarget,
+    Result,
+    RunSettings,
+    Status,
+)
+from e2e_runner.report import make_reporters
+from e2e_runner.report.layout import cut, wrap
+from e2e_runner.report.region import region
+from e2e_runner.report.style import paint
+from e2e_runner.report.table import MOST_ROWS, table
+from e2e_runner.state import RunState
+
+PASSED = Result(path="examples/a.py", status=Status.PASSED, duration=1.93, attempts=1)
+FAILED = Result(
+    path="examples/b.py",
+    status=Status.FAILED,
+    cause="missing-module",
+    reason="exit code 1",
+    duration=0.42,
+    attempts=1,
+    output_tail="\x1b[32mstart\x1b[0m\n10%\r100%\nModuleNotFoundError: No module named '[red]x'\n",
+    hints=("Install it:\npip install x",),
+    log=".e2e-run/b.log",
+    command="python examples/b.py",
+)
+LEAKED = Result(
+    path="examples/c.py",
+    status=Status.LEAKED,
+    reason="left behind: process 7, port 8000",
+    duration=2.0,
+    attempts=1,
+    leaks=(LeakedProcess(pid=7, command="sleep 60"), LeakedPort(port=8000)),
+    output_tail="not shown",
+    command="python examples/c.py",
+)
+BLOCKED = Result(
+    path="examples/d.py", status=Status.BLOCKED, cause="port-in-use", reason="port 8000 is taken"
+)
+PENDING = Result(path="examples/e.py", status=Status.NOT_RUN, reason="the run ended first")
+
+
+def say(
+    events: list[Event], run: RunSettings | None = None, environ: dict[str, str] | None = None
+) -> str:
+    stream = io.StringIO()
+    play(events, make_reporters(run or settings(), stream=stream, environ=environ or {}))
+    return stream.getvalue()
+
+
+def test_a_whole_run_in_plain_text() -> None:
+    events = history(
+        [PASSED, FAILED, LEAKED, BLOCKED],
+        exit_code=1,
+        deselected={"examples/ws.py": "tag websocket"},
+        warnings=("config is odd",),
+        before_end=[Warned(at=3.0, message="port 8000\nis taken", path="examples/d.py")],
+    )
+    assert (
+        say(events)
+        == """\
+e2e-run 0.1.0 · 4 examples (1 skipped) · 2 jobs · python: .venv/bin/python · processes: cgroup
+warning: config is odd
+1/4  ✓ passed   1.93s  examples/a.py
+2/4  ✗ failed   420ms  examples/b.py  exit code 1
+3/4  ! leaked   2.00s  examples/c.py  left behind: process 7, port 8000
+4/4  ✗ blocked         examples/d.py  port 8000 is taken
+warning: examples/d.py: port 8000 is taken
+
+✗ failed  examples/b.py  (missing-module, 420ms)
+  exit code 1
+  Advice: Install it:
+    pip install x
+  Output:
+  │ start
+  │ 100%
+  │ ModuleNotFoundError: No module named '[red]x'
+  Log:     .e2e-run/b.log
+  By hand: python examples/b.py
+
+! leaked  examples/c.py  (2.00s)
+  Left behind: process 7 (sleep 60)
+  Left behind: port 8000
+  By hand: python examples/c.py
+
+✗ blocked  examples/d.py  (port-in-use)
+  port 8000 is taken
+
+Example Results Summary
+Example         Status      Time  Note
+──────────────  ─────────  ─────  ─────────────────────────────────
+examples/a.py   ✓ passed   1.93s
+examples/b.py   ✗ failed   420ms  exit code 1
+examples/c.py   ! leaked   2.00s  left behind: process 7, port 8000
+examples/d.py   ✗ blocked         port 8000 is taken
+examples/ws.py  - skipped         tag websocket
+
+1 passed, 1 leaked, 1 failed, 1 blocked, 1 skipped in 4.00s
+"""
+    )
+
+
+def test_all_examples_passed() -> None:
+    assert say(history([PASSED])).endswith("\n1 passed in 1.00s\nAll examples passed\n")
+    assert say(history([LEAKED])).endswith("\n1 leaked in 1.00s\nAll examples passed\n")
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        history([FAILED], exit_code=1),
+        history([BLOCKED], exit_code=3),
+        history([PASSED, PENDING], exit_code=130, interrupted=True),
+        history([Result(path="a", status=Status.SKIPPED)], exit_code=4),
+        history([], exit_code=4),
+        history(
+            [PASSED],
+            exit_code=130,
+            interrupted=True,
+            before_end=[Interrupted(at=1.0, signal="SIGINT", count=1)],
+        ),
+    ],
+    ids=["failed", "blocked", "not run", "skipped", "nothing", "interrupted"],
+)
+def test_not_all_examples_passed(events: list[Event]) -> None:
+    assert "All examples passed" not in say(events)
+
+
+def test_strict_leaks_are_not_passed() -> None:
+    said = say(history([LEAKED], exit_code=1), settings(strict=True))
+    assert "All examples passed" not in said
+    assert "Output:\n  │ not shown\n" in said
+
+
+def test_quiet_shows_only_what_is_not_ok_and_the_totals() -> None:
+    events = history([PASSED, LEAKED, BLOCKED], exit_code=3, warnings=("config is odd",))
+    assert (
+        say(events, settings(quiet=True))
+        == """\
+3/3  ✗ blocked         examples/d.py  port 8000 is taken
+
+✗ blocked  examples/d.py  (port-in-use)
+  port 8000 is taken
+1 passed, 1 leaked, 1 blocked in 3.00s
+"""
+    )
+    assert say(history([PASSED]), settings(quiet=True)) == (
+        "1 passed in 1.00s\nAll examples passed\n"
+    )
+
+
+def test_verbose_adds_starts_phases_and_notes() -> None:
+    from dataclasses import replace
+
+    noted = replace(PASSED, notes=("needed SIGKILL",))
+    waiting = PhaseChanged(
+        at=0.5, path="examples/a.py", phase=Phase.WAITING_FOR_PORT, detail="port 8000"
+    )
+    events = history([noted], deselected={"examples/ws.py": "tag websocket"})
+    said = say([*events[:3], waiting, *events[3:]], settings(verbose=1))
+    assert (
+        said.split("\n\n")[0]
+        == """\
+e2e-run 0.1.0 · 1 example (1 skipped) · 2 jobs · python: .venv/bin/python · processes: cgroup
+skipped  examples/ws.py: tag websocket
+    0ms  examples/a.py: started, at most 60s
+    0ms  examples/a.py: running
+  500ms  examples/a.py: waiting for port (port 8000)
+1/1  ✓ passed   1.93s  examples/a.py
+    needed SIGKILL"""
+    )
+
+
+def test_no_capture_passes_output_through() -> None:
+    start, began, running, *rest = history([PASSED])
+    output = OutputWritten(at=0.1, path="examples/a.py", text="\x1b[31mhalf\r a line")
+    said = say([start, began, running, output, *rest], settings(no_capture=True))
+    assert "\n\x1b[31mhalf\r a line\n1/1  ✓ passed" in said
+
+
+def test_interrupted_says_what_is_left() -> None:
+    pending = [
+        Result(path=f"examples/{n}.py", status=Status.NOT_RUN, reason="the run ended first")
+        for n in range(8)
+    ]
+    middle = Result(
+        path="examples/hung.py",
+        status=Status.NOT_RUN,
+        reason="interrupted after 3.20s",
+        attempts=1,
+        duration=3.2,
+        output_tail="waiting for godot\n",
+    )
+    first = Interrupted(at=1.0, signal="SIGINT", count=1)
+    second = Interrupted(at=2.0, signal="SIGINT", count=2)
+    said = say(
+        history(
+            [PASSED, middle, *pending],
+            exit_code=130,
+            interrupted=True,
+            before_end=[first, second],
+        )
+    )
+    assert "SIGINT: stopping what runs; once more kills it\nSIGINT: killing what runs\n" in said
+    assert " 2/10  - not-run  3.20s  examples/hung.py  interrupted after 3.20s\n" in said
+    assert "  Output:\n  │ waiting for godot\n" in said
+    assert " 3/10" not in said
+    assert said.endswith(
+        "\n1 passed, 9 not-run in 10.0s\n"
+        "Interrupted by SIGINT: 9 examples without a verdict: examples/hung.py, examples/0.py, "
+        "examples/1.py, examples/2.py, examples/3.py and 4 more\n"
+    )
+
+
+def test_stopped_early_without_an_interrupt() -> None:
+    assert say(history([FAILED, PENDING], exit_code=1)).endswith(
+        "\nStopped early: 1 example without a verdict: examples/e.py\n"
+    )
+
+
+def test_nothing_selected_says_why_and_what_to_do() -> None:
+    events = history(
+        [],
+        exit_code=4,
+        deselected={f"examples/{n}.py": "does not match -k orders" for n in range(9)}
+        | {"examples/ws.py": "tag websocket"},
+        not_examples={"examples/demo_data.py": "imported by a.py"},
+    )
+    _, _, rest = say(events).partition("\n")
+    assert (
+        rest
+        == """\
+No example was selected in examples.
+  10 examples skipped:
+       9  does not match -k orders
+       1  tag websocket
+  1 file is no example:
+       1  imported by a.py
+To fix this: name a file, which then always runs, or another folder;
+`e2e-run list` shows every file with the reason.
+"""
+    )
+
+
+def test_nothing_found_at_all() -> None:
+    assert "\n  No script was found there.\n" in say(history([], exit_code=4))
+
+
+def test_lesser_containment_is_said_with_its_reason() -> None:
+    from dataclasses import replace
+
+    run = replace(
+        RUN,
+        processes=Containment.SCAN,
+        containment_notes=("cgroup: read-only",),
+        network="namespace",
+        jobs=1,
+    )
+    assert say(history([PASSED], run=run)).startswith(
+        "e2e-run 0.1.0 · 1 example · python: .venv/bin/python · processes: scan · "
+        "network: namespace\n  scan, because cgroup: read-only\n"
+    )
+
+
+def test_a_lost_report_is_told() -> None:
+    run = settings(
+        quiet=True,
+        reports=[ReportTarget(format=ReportFormat.JUNIT, file=Path("/dev/full"))],
+    )
+    assert say(history([PASSED]), run) == (
+        "1 passed in 1.00s\n"
+        "warning: the junit report /dev/full is not complete: No space left on device\n"
+        "All examples passed\n"
+    )
+
+
+def test_long_output_shows_its_end() -> None:
+    from dataclasses import replace
+
+    lines = [f"line {n}" for n in range(332)]
+    whole = replace(FAILED, output_tail="\n".join(lines))
+    said = say(history([whole], exit_code=1))
+    assert "\n  Output, its last 20 lines (… 312 earlier lines in the log):\n  │ line 312\n" in said
+    tail = replace(whole, output_cut=True)
+    assert "(… more than 312 earlier lines in the log)" in say(history([tail], exit_code=1))
+    short = replace(whole, output_tail="end\n", output_cut=True, log=None)
+    assert "its last 1 line (… earlier output not shown)" in say(history([short], exit_code=1))
+    silent = replace(whole, output_tail="\n\x1b[0m\n")
+    assert "\n  It wrote no output\n" in say(history([silent], exit_code=1))
+
+
+def test_colors_are_only_sgr_and_change_no_text() -> None:
+    events = history([PASSED, FAILED, LEAKED], exit_code=1)
+    colored = say(events, settings(color=Color.ALWAYS))
+    assert "\x1b[1;31m✗ failed" in colored
+    bare = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", colored).splitlines()]
+    assert bare == say(events).splitlines()
+
+
+_WORDS = st.text(alphabet=st.characters(), max_size=60)
+
+
+@given(_WORDS, _WORDS, _WORDS, st.sampled_from(list(Status)))
+def test_plain_text_never_holds_control_characters(
+    path: str, reason: str, output: str, status: Status
+) -> None:
+    result = Result(
+        path=path,
+        status=status,
+        reason=reason,
+        attempts=1,
+        output_tail=output,
+        hints=(reason,),
+        notes=(reason,),
+        command=path,
+        leaks=(LeakedProcess(pid=1, command=reason), LeakedPort(port=1, owner=reason)),
+    )
+    said = say(
+        history(
+            [result],
+            deselected={f"{path}2": reason},
+            before_end=[Warned(at=1.0, message=reason, path=path)],
+        ),
+        settings(verbose=1),
+    )
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", said)
+
+
+@given(
+    st.lists(st.tuples(_WORDS, _WORDS, st.sampled_from(list(Status))), min_size=1, max_size=8),
+    st.integers(40, 200),
+)
+def test_the_table_keeps_within_its_width(rows: list[tuple[str, str, Status]], width: int) -> None:
+    results = [
+        Result(path=path, status=status, reason=reason, attempts=1) for path, reason, status in rows
+    ]
+    state = play(history(results), [])
+    for line in table(state, width=width, strict=False):
+        assert text.cell_width(paint(line, color=False)) <= width
+
+
+def many(count: int, status: Status = Status.PASSED) -> list[Result]:
+    return [
+        Result(path=f"examples/{n:05}.py", status=status, reason="r", attempts=1)
+        for n in range(count)
+    ]
+
+
+def lines_of_table(state: RunState) -> list[str]:
+    return [paint(line, color=False) for line in table(state, width=80, strict=False)]
+
+
+def test_a_long_table_shows_what_needs_attention() -> None:
+    state = play(history([*many(MOST_ROWS), FAILED]), [])
+    assert lines_of_table(state)[3:] == [
+        "examples/b.py  ✗ failed   420ms  exit code 1",
+        f"… and {MOST_ROWS} that passed, not listed",
+    ]
+    assert len(lines_of_table(play(history(many(MOST_ROWS)), []))) == MOST_ROWS + 3
+
+
+def test_many_skipped_ones_are_grouped() -> None:
+    state = play(
+        history([PASSED], deselected={f"examples/{n}.py": "does not match" for n in range(50)}), []
+    )
+    assert lines_of_table(state)[3:] == [
+        "examples/a.py  ✓ passed   1.93s",
+        "  50 examples skipped:",
+        "      50  does not match",
+    ]
+
+
+def test_ten_thousand_examples_take_no_seconds() -> None:
+    events = history([*many(9_000), *many(1_000, Status.LEAKED)])
+    begun = time.perf_counter()
+    say(events)
+    assert time.perf_counter() - begun < 8  # PYTHONDEVMODE and a busy machine included
+
+
+def test_prose_is_cut_at_its_end() -> None:
+    assert cut("port 8000 is taken", 18) == "port 8000 is taken"
+    assert cut("日本語", 4) == "日…"
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["C"])), st.integers(4, 100))
+def test_wrapped_rows_fit_and_lose_nothing_short(line: str, width: int) -> None:
+    rows = wrap(line, width)
+    assert len(rows) <= 5
+    assert all(text.cell_width(row) <= width for row in rows)
+    if text.cell_width(line) <= 4 * width:
+        assert "".join(rows) == line
+
+
+def test_the_region_shows_what_runs_and_how_far_it_is() -> None:
+    start, *_ = history([PASSED, FAILED, LEAKED])
+    state = RunState()
+    for event in (
+        start,
+        ExampleStarted(at=1.0, path="examples/a.py", limit=60.0),
+        PhaseChanged(at=1.5, path="examples/a.py", phase=Phase.STARTING, detail="HTTP 503"),
+    ):
+        state.apply(event)
+    lines = region(state, now=51.0, width=80, height=24, strict=False)
+    assert [paint(line, color=False) for line in lines] == [
+        "- examples/a.py   50.0s of 60s  waiting until ready: HTTP 503",
+        "──────────────────────── 0/3  0 ok  51.0s",
+    ]
+    narrow = region(state, now=51.0, width=30, height=24, strict=False)
+    assert all(text.cell_width(paint(line, color=False)) <= 30 for line in narrow)
+
+
+def test_the_region_counts_what_finished_and_ends_with_the_run() -> None:
+    *events, last = history([PASSED, FAILED, LEAKED])
+    state = RunState()
+    for event in events:
+        state.apply(event)
+    (line,) = region(state, now=3.0, width=80, height=24, strict=False)
+    assert paint(line, color=False) == "━━━━━━━━━━━━━━━━━━━━━━━━ 3/3  2 ok, 1 not ok  3.00s"
+    state.apply(last)
+    assert region(state, now=3.0, width=80, height=24, strict=False) == []
+
+
+def test_a_tall_region_leaves_room() -> None:
+    start, *_ = history(many(20))
+    state = RunState()
+    state.apply(start)
+    for number in range(20):
+        state.apply(ExampleStarted(at=0.0, path=f"examples/{number:05}.py", limit=60.0))
+    lines = region(state, now=0.0, width=80, height=24, strict=False)
+    assert len(lines) == 10
+    assert paint(lines[8], color=False) == "  … and 12 more"
+    assert len(region(state, now=0.0, width=80, height=5, strict=False)) == 5
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+def test_a_terminal_without_unicode() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    play(
+        history([PASSED, FAILED], exit_code=1),
+        make_reporters(settings(), stream=stream, environ={}),
+    )
+    stream.flush()
+    written = raw.getvalue().decode("ascii")
+    assert "2/2  x failed   420ms  examples/b.py  exit code 1\n" in written
+    assert "\n-------------  ---------  -----  -----------\n" in written
+    assert "?" not in written
+
+
+class Gone(io.StringIO):
+    """A terminal that goes away after its first line."""
+
+    def write(self, text: str) -> int:
+        if self.getvalue():
+            raise OSError(5, "Input/output error")
+        return super().write(text)
+
+
+def test_a_terminal_that_goes_away_stops_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    run = settings(reports=[ReportTarget(format=ReportFormat.JSON, file=file)])
+    play(history([PASSED]), make_reporters(run, stream=Gone(), environ={}))
+    assert '"path": "examples/a.py"' in file.read_text()
+
+
+def test_no_stdout_and_a_closed_one_are_silent() -> None:
+    stream = io.StringIO()
+    stream.close()
+    for silent in (None, stream):
+        play(history([PASSED]), make_reporters(settings(), stream=silent, environ={}))
+
+
+def test_a_broken_pipe_is_silent() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor has no path
+        play(history([PASSED]), make_reporters(settings(), stream=stream, environ={}))
+
+
+def test_a_paused_terminal_holds_up_nobody() -> None:
+    reader, writer = os.pipe()
+    with (
+        open(reader, encoding="utf-8") as far,  # noqa: PTH123 - a descriptor has no path
+        open(writer, "w", encoding="utf-8") as stream,  # noqa: PTH123 - same
+    ):
+        reporters = make_reporters(settings(), stream=stream, environ={})
+        state = RunState()
+        events = history(many(5_000))  # far more than the pipe holds, and nobody reads
+        for event in events:
+            state.apply(event)
+            for reporter in reporters:
+                reporter.handle(event, state)
+        said: list[str] = []
+        thread = threading.Thread(target=lambda: said.extend(far))
+        thread.start()
+        for reporter in reporters:
+            reporter.close()
+        stream.close()
+        thread.join()
+    assert sum("✓ passed" in line for line in said) == 5_000
+    assert said[-1] == "All examples passed\n"
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_real_terminal_has_a_region_and_then_the_plain_text(*, no_color: bool) -> None:
+    controller, terminal = pty.openpty()
+    environ = {"TERM": "xterm", "COLUMNS": "80"} | ({"NO_COLOR": "1"} if no_color else {})
+    seen: list[bytes] = []
+
+    def watch() -> None:
+        try:
+            while chunk := os.read(controller, 65536):
+                seen.append(chunk)
+        except OSError:  # how Linux says that the terminal's other side is closed
+            pass
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    painted = threading.Event()
+    times: list[float] = []
+
+    def clock() -> float:
+        times.append(time.monotonic())
+        if len(times) > 2:
+            painted.set()
+        return times[-1]
+
+    with open(terminal, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor has no path
+        (console,) = make_reporters(settings(), stream=stream, environ=environ, clock=clock)
+        state = RunState()
+        events = history([PASSED, FAILED], exit_code=1)
+        for event in events[:3]:
+            state.apply(event)
+            console.handle(event, state)
+        assert painted.wait(30)
+        for event in events[3:]:
+            state.apply(event)
+            console.handle(event, state)
+        console.close()
+    thread.join()
+    os.close(controller)
+    written = b"".join(seen).decode()
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    assert "- examples/a.py" in bare
+    assert "of 60s  running" in bare
+    assert "0/2  0 ok" in bare
+    assert "1/2  ✓ passed   1.93s  examples/a.py\r\n" in bare
+    assert bare.index("0/2  0 ok") < bare.index("Example Results Summary")
+    assert bare.index("\x1b[?25l") < bare.index("\x1b[?25h"), "the cursor comes back"
+    assert ("\x1b[1;31m" in written) is not no_color
+
+
+def test_without_a_terminal_rich_is_never_loaded() -> None:
+    code = (
+        "import sys, io; from report_history import *; from e2e_runner.model import *\n"
+        "r = Result(path='a.py', status=Status.FAILED, attempts=1)\n"
+        "play(history([r]), make(settings(), stream=io.StringIO(), environ={}))\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & "
+        "{'rich', 'asyncio', 'xml', 'httpx', 'click', 'psutil'}))"
+    ).replace("make(", "__import__('e2e_runner.report').report.make_reporters(")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"

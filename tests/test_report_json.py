@@ -1,0 +1,173 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_history import RUN, history, play, started
+
+from e2e_runner.events import Warned
+from e2e_runner.model import (
+    LeakedPort,
+    LeakedProcess,
+    ReportFormat,
+    ReportTarget,
+    Result,
+    Status,
+)
+from e2e_runner.report.document import DocumentReporter
+from e2e_runner.report.json_report import render_json
+from e2e_runner.report.targets import open_reports
+from e2e_runner.state import RunState
+
+FAILED = Result(
+    path="examples/b.py",
+    status=Status.FAILED,
+    cause="exit",
+    reason="exit code 1",
+    exit_code=1,
+    duration=1.9300001234,
+    cpu=0.8,
+    max_rss=61_200_000,
+    tags=("slow",),
+    ports=(8000,),
+    leaks=(
+        LeakedProcess(pid=4242, command="uvicorn app", ports=(8000,)),
+        LeakedPort(port=8000, owner="pid 4242"),
+    ),
+    attempts=1,
+    log=".e2e-run/runs/run-1/examples/b.py.log",
+    output_tail="Traceback\x1b[0m\n",
+    output_cut=True,
+    hints=("Do this.",),
+    notes=("needed SIGKILL",),
+    command="python examples/b.py",
+)
+PASSED = Result(path="examples/a.py", status=Status.PASSED, exit_code=0, attempts=1)
+
+
+def document(events: list[Any]) -> Any:
+    return json.loads("".join(render_json(play(events, []))))
+
+
+def test_the_whole_document() -> None:
+    events = history(
+        [FAILED, PASSED],
+        exit_code=1,
+        deselected={"examples/c.py": "tag websocket"},
+        not_examples={"examples/demo_data.py": "imported by b.py"},
+        warnings=("config is odd",),
+        before_end=[Warned(at=1.5, message="port is taken", path="examples/b.py")],
+    )
+    found = document(events)
+    examples = found.pop("examples")
+    assert found == {
+        "schema": "e2e-run/1",
+        "run": {
+            "id": "run-1",
+            "started": "2023-11-14T22:13:20.250+00:00",
+            "duration": 2.0,
+            "exit_code": 1,
+            "interrupted": False,
+            "jobs": 2,
+            "isolation": {"network": "host", "processes": "cgroup", "notes": []},
+            "python": ".venv/bin/python",
+            "version": "0.1.0",
+        },
+        "totals": {"passed": 1, "failed": 1, "skipped": 1},
+        "not_examples": [{"path": "examples/demo_data.py", "reason": "imported by b.py"}],
+        "warnings": [
+            {"message": "config is odd", "path": None},
+            {"message": "port is taken", "path": "examples/b.py"},
+        ],
+    }
+    assert [(example["path"], example["status"]) for example in examples] == [
+        ("examples/a.py", "passed"),
+        ("examples/b.py", "failed"),
+        ("examples/c.py", "skipped"),
+    ]
+    assert examples[1] == {
+        "path": "examples/b.py",
+        "status": "failed",
+        "cause": "exit",
+        "reason": "exit code 1",
+        "exit_code": 1,
+        "signal": None,
+        "duration": 1.93,
+        "cpu": 0.8,
+        "max_rss": 61200000,
+        "tags": ["slow"],
+        "ports": [8000],
+        "leaks": [
+            {"kind": "process", "pid": 4242, "command": "uvicorn app", "ports": [8000]},
+            {"kind": "port", "port": 8000, "owner": "pid 4242"},
+        ],
+        "attempts": 1,
+        "log": ".e2e-run/runs/run-1/examples/b.py.log",
+        "output_tail": "Traceback\x1b[0m\n",
+        "output_cut": True,
+        "output_dropped": 0,
+        "hints": ["Do this."],
+        "notes": ["needed SIGKILL"],
+        "command": "python examples/b.py",
+    }
+    assert examples[2]["reason"] == "tag websocket"
+
+
+def test_an_empty_run() -> None:
+    found = document(history([], exit_code=4))
+    assert (found["examples"], found["totals"], found["run"]["exit_code"]) == ([], {}, 4)
+
+
+@given(st.text(alphabet=st.characters()))
+def test_any_text_is_valid_ascii_json(text: str) -> None:
+    result = Result(path=text, status=Status.FAILED, output_tail=text, reason=text)
+    written = "".join(render_json(play(history([result]), [])))
+    assert written.isascii()
+    assert json.loads(written)["examples"][0]["output_tail"] == text
+
+
+def test_it_is_written_when_the_run_is_over(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    reporter = DocumentReporter(
+        open_reports([ReportTarget(format=ReportFormat.JSON, file=file)])[0], render_json
+    )
+    state = RunState()
+    *events, last = history([PASSED])
+    for event in events:
+        state.apply(event)
+        reporter.handle(event, state)
+    assert not file.exists()
+    state.apply(last)
+    reporter.handle(last, state)
+    assert json.loads(file.read_text())["run"]["exit_code"] == 0
+    reporter.close()
+    assert reporter.problems == []
+
+
+def test_a_run_that_breaks_off_is_written_on_close(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    reporter = DocumentReporter(
+        open_reports([ReportTarget(format=ReportFormat.JSON, file=file)])[0], render_json
+    )
+    play([started([PASSED])], [reporter])
+    found = json.loads(file.read_text())
+    assert (found["run"]["id"], found["run"]["exit_code"]) == (RUN.id, None)
+
+
+def test_a_full_disk_is_a_problem_and_no_exception() -> None:
+    (opened,) = open_reports([ReportTarget(format=ReportFormat.JSON, file=Path("/dev/full"))])
+    reporter = DocumentReporter(opened, render_json)
+    play(history([PASSED]), [reporter])
+    assert reporter.problems == [
+        "the json report /dev/full is not complete: No space left on device"
+    ]
+
+
+@pytest.mark.parametrize("python", ["/usr/bin/python3", "/project/.venv/bin/python"])
+def test_paths_are_relative_where_they_can_be(python: str) -> None:
+    from dataclasses import replace
+
+    found = document(history([PASSED], run=replace(RUN, python=python)))
+    assert found["run"]["python"] == python.removeprefix("/project/")

@@ -1,0 +1,151 @@
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import junitparser
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_history import history, play
+
+from e2e_runner.model import LeakedPort, Result, Status
+from e2e_runner.report.junit import Outcome, outcome, render_junit
+
+
+def document(results: list[Result], *, strict: bool = False, **more: dict[str, str]) -> str:
+    state = play(history(results, **more), [])  # type: ignore[arg-type]  # only dicts are passed here
+    return "".join(render_junit(state, strict=strict))
+
+
+def result(status: Status, path: str = "examples/sub/a.py", **more: object) -> Result:
+    return Result(path=path, status=status, **more)  # type: ignore[arg-type]  # a test's shorthand
+
+
+def parse(written: str | bytes) -> ET.Element:
+    return ET.fromstring(written)  # noqa: S314 - the test has just written it
+
+
+@pytest.mark.parametrize(
+    ("status", "plain", "strict"),
+    [
+        (Status.PASSED, Outcome.PASSED, Outcome.PASSED),
+        (Status.SERVED, Outcome.PASSED, Outcome.PASSED),
+        (Status.FLAKY, Outcome.PASSED, Outcome.FAILURE),
+        (Status.LEAKED, Outcome.PASSED, Outcome.FAILURE),
+        (Status.FAILED, Outcome.FAILURE, Outcome.FAILURE),
+        (Status.TIMEOUT, Outcome.FAILURE, Outcome.FAILURE),
+        (Status.BLOCKED, Outcome.ERROR, Outcome.ERROR),
+        (Status.NOT_RUN, Outcome.ERROR, Outcome.ERROR),
+        (Status.SKIPPED, Outcome.SKIPPED, Outcome.SKIPPED),
+    ],
+)
+def test_statuses_map_to_elements(status: Status, plain: Outcome, strict: Outcome) -> None:
+    assert outcome(status, strict=False) is plain
+    assert outcome(status, strict=True) is strict
+
+
+def test_a_failure_tells_everything() -> None:
+    failed = result(
+        Status.FAILED,
+        cause="exit",
+        reason="exit code 1",
+        duration=1.5,
+        attempts=1,
+        output_tail="10%\r100%\n\x1b[31mboom\x1b[0m <&> ]]>\n",
+        hints=("Do this.",),
+        leaks=(LeakedPort(port=8000, owner="pid 7"),),
+        log="a.log",
+        command="python a.py",
+    )
+    (case,) = parse(document([failed])).iter("testcase")
+    assert case.attrib == {
+        "classname": "examples.sub",
+        "name": "a.py",
+        "file": "examples/sub/a.py",
+        "time": "1.500",
+    }
+    failure, output = list(case)
+    assert failure.attrib == {"message": "exit code 1", "type": "exit"}
+    assert failure.text == (
+        "failed (exit)\n"
+        "exit code 1\n"
+        "Advice: Do this.\n"
+        "Left behind: port 8000, held by pid 7\n"
+        "Output:\n"
+        "  100%\n"
+        "  boom <&> ]]>\n"
+        "Log: a.log\n"
+        "By hand: python a.py"
+    )
+    assert output.tag == "system-out"
+    assert output.text == (
+        "100%\nboom <&> ]]>\nAdvice: Do this.\nLeft behind: port 8000, held by pid 7"
+    )
+
+
+def test_counts_properties_and_the_parser_of_others(tmp_path: Path) -> None:
+    results = [result(status, f"{status.value}.py") for status in Status]
+    file = tmp_path / "junit.xml"
+    file.write_text(document(results, deselected={"examples/z.py": "tag websocket"}))
+    suites = junitparser.JUnitXml.fromfile(str(file))
+    assert (suites.tests, suites.failures, suites.errors) == (10, 2, 2)
+    (suite,) = suites
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (10, 2, 2, 2)
+    assert suite.timestamp == "2023-11-14T22:13:20"
+    properties = parse(file.read_text()).iter("property")
+    assert {entry.get("name"): entry.get("value") for entry in properties} == {
+        "run": "run-1",
+        "version": "0.1.0",
+        "python": ".venv/bin/python",
+        "jobs": "2",
+        "processes": "cgroup",
+        "network": "host",
+    }
+    found = {case.name: [type(entry).__name__ for entry in case.result] for case in suite}
+    assert found == {
+        "passed.py": [],
+        "served.py": [],
+        "flaky.py": [],
+        "leaked.py": [],
+        "failed.py": ["Failure"],
+        "timeout.py": ["Failure"],
+        "blocked.py": ["Error"],
+        "not-run.py": ["Error"],
+        "skipped.py": ["Skipped"],
+        "z.py": ["Skipped"],
+    }
+    skipped = next(case for case in suite if case.name == "z.py")
+    assert skipped.result[0].message == "tag websocket"
+    assert skipped.classname == "examples"
+
+
+def test_strict_makes_a_leak_a_failure() -> None:
+    leaked = result(Status.LEAKED, reason="left behind: port 8000", attempts=1)
+    assert "<failure" not in document([leaked])
+    (failure,) = parse(document([leaked], strict=True)).iter("failure")
+    assert failure.attrib == {"message": "left behind: port 8000", "type": "leaked"}
+
+
+NASTY = st.text(
+    alphabet=st.one_of(
+        st.sampled_from("<>&'\"]\x00\x0b\x1b\x85\ufffe\uffff\ud800\U0001fffe\n\r\t"),
+        st.characters(),
+    )
+)
+
+
+@given(NASTY)
+def test_any_text_gives_a_document_that_parses(text: str) -> None:
+    failed = result(
+        Status.FAILED,
+        path=f"examples/{text}",
+        reason=text,
+        output_tail=text,
+        hints=(text,),
+        cause=text,
+    )
+    written = document([failed]).encode("utf-8")
+    (case,) = parse(written).iter("testcase")
+    assert [child.tag for child in case][:1] == ["failure"]
+    assert [type(case).__name__ for case in junitparser.JUnitXml.fromstring(written)] == [
+        "TestSuite"
+    ]
