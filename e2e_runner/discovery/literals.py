@@ -10,17 +10,16 @@ from e2e_runner.parsers import MAX_PORT
 
 _LOCAL = r"(?:localhost|127(?:\.\d{1,3}){3}|0\.0\.0\.0|\[::1?\])"
 _LOCAL_HOST = re.compile(rf"{_LOCAL}|::1?|\*?", re.IGNORECASE)
-_ADDRESS = re.compile(
-    rf"(?:([a-z][a-z0-9+.-]*)://(?:[^\s/@]*@)?|(?<![\w.@-])){_LOCAL}:(\d{{1,5}})(?!\d)",
-    re.IGNORECASE,
-)
+_ADDRESS = re.compile(rf"(?<![\w.-]){_LOCAL}:(\d{{1,5}})(?!\d)", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z0-9]+)[a-z0-9+.-]*\Z", re.IGNORECASE)
+_LONGEST_SCHEME = 40  # characters, and as many of user and password after it
 _OPTION = re.compile(r"(?<![\w-])--(?:[a-z]+-)*port(?:=|\s+)(\d{1,5})(?!\d)")
 _AFTER_HOST = re.compile(r":(\d{2,5})(?![\d:])")
 _PORT_NAME = re.compile(r"(?:^|[_-])ports?$|[a-z]Ports?$|^PORTS?$|_PORTS?$")
 _OTHER_LANGUAGES = re.compile(
     r"(?:(?<![a-z])port['\"]?\s*[=:]\s*['\"]?|\.listen\(\s*)(\d{1,5})(?![\d.])", re.IGNORECASE
 )
-_COMMENT = re.compile(r"^\s*(?:#|//).*$", re.MULTILINE)
+_COMMENT = re.compile(r"^[ \t]*(?:#|//).*$", re.MULTILINE)
 
 # Services that a script uses and does not start: their ports are expected to be taken.
 _SERVICES = frozenset(
@@ -37,7 +36,9 @@ _DEEPEST = 8  # nesting of calls around a literal
 _Hit = tuple[ast.AST, int]  # a port, and the node that names it
 
 # Cheap test that tells most files apart before their syntax trees are searched.
-MAY_NAME_PORTS = re.compile(rb"(?i)(?<!im)port|localhost|127\.|0\.0\.0\.0|::|\.listen\(|://")
+MAY_NAME_PORTS = re.compile(
+    rb"(?i)(?<!im)port|localhost|127\.|0\.0\.0\.0|::|\.listen\(|\.bind\(|server\(|://"
+)
 
 
 def ports_in_text(text: str) -> tuple[int, ...]:
@@ -76,9 +77,15 @@ def _valid(numbers: Iterable[int]) -> tuple[int, ...]:
 
 def _addresses(text: str) -> Iterator[tuple[re.Match[str], int]]:
     for match in _ADDRESS.finditer(text):
-        scheme = (match.group(1) or "").lower().split("+")[0]
-        if scheme not in _SERVICES:
-            yield match, int(match.group(2))
+        before = text[max(0, match.start() - 2 * _LONGEST_SCHEME) : match.start()]
+        head, separator, user = before.rpartition("://")
+        if separator and (not user or (user.endswith("@") and "/" not in user)):
+            scheme = _SCHEME.search(head[-_LONGEST_SCHEME:])
+            if scheme and scheme.group(1).lower() in _SERVICES:
+                continue
+        elif before.endswith("@"):  # an account on this machine, as ssh names it
+            continue
+        yield match, int(match.group(1))
 
 
 def _in_constant(node: ast.Constant) -> Iterator[_Hit]:

@@ -33,7 +33,8 @@ _WEBSOCKET_TEXT = re.compile(
 _NAME_PART = re.compile(r"[^0-9a-z]+")
 _IMPORT_STRING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _IMPORT_LINE = re.compile(
-    r"^[ \t]*(?:from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]+\(?([^)#;]*)|import[ \t]+([\w., \t]+))",
+    r"^[ \t]*(?:from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]+(?:\(([^)]*)|([^\n#;]*))"
+    r"|import[ \t]+([\w., \t]+))",
     re.MULTILINE,
 )
 _GUARD_LINE = re.compile(r"^if\b.*\b__name__\b", re.MULTILINE)
@@ -236,7 +237,7 @@ def _only_prepares(value: ast.expr) -> bool:
 def _analyse_unparsed(text: str) -> Facts:
     """Analyse Python that this Python does not parse: broken, older or newer."""
     imports: set[tuple[int, str]] = set()
-    for dots, module, names, modules in _IMPORT_LINE.findall(text):
+    for dots, module, in_parentheses, on_line, modules in _IMPORT_LINE.findall(text):
         if modules:
             imports |= {(0, words[0]) for item in modules.split(",") if (words := item.split())}
             continue
@@ -245,7 +246,7 @@ def _analyse_unparsed(text: str) -> Facts:
             imports.add((len(dots), module))
         imports |= {
             (len(dots), f"{module}{dot}{words[0]}")
-            for item in names.split(",")
+            for item in (in_parentheses or on_line).split(",")
             if (words := item.split())
         }
     return Facts(

@@ -1,0 +1,359 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from e2e_runner.config import Resolved, resolve
+from e2e_runner.errors import ConfigError, NothingSelected, UsageError
+from e2e_runner.model import (
+    Color,
+    Containment,
+    OnPortConflict,
+    Origin,
+    ReportFormat,
+    ReportTarget,
+    Source,
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    (folder / "examples").mkdir(parents=True)
+    (folder / "examples" / "example_a.py").write_text("print(1)\n")
+    return folder
+
+
+def _config(folder: Path, text: str, name: str = "pyproject.toml") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def _resolve(
+    cwd: Path,
+    *paths: str,
+    environ: dict[str, str] | None = None,
+    executable: str | None = None,
+    **flags: object,
+) -> Resolved:
+    return resolve(flags, paths, environ or {}, cwd, executable=executable)
+
+
+# --- where the configuration is ------------------------------------------------------------------
+
+
+def test_without_configuration_the_working_directory_is_the_root(project: Path) -> None:
+    run = _resolve(project).run
+    assert (run.root, run.config_file) == (project, None)
+    assert run.state_dir == project / ".e2e-run"
+    assert run.paths == (project / "examples",)
+    assert (run.max_output, run.keep_runs, run.color) == (64 * 1024**2, 20, Color.AUTO)
+    assert (run.containment, run.max_fail, run.strict) == (None, None, False)
+
+
+def test_the_table_is_searched_upwards_past_files_without_it(project: Path) -> None:
+    file = _config(project, "[tool.e2e-run]\nstrict = true\n")
+    _config(project / "examples", "[project]\nname = 'inner'\n")
+    run = _resolve(project / "examples", ".").run
+    assert (run.config_file, run.root, run.strict) == (file, project, True)
+    assert run.origins["strict"] == Origin(source=Source.CONFIG, where="pyproject.toml:2")
+
+
+def test_the_first_path_comes_before_the_working_directory(project: Path, tmp_path: Path) -> None:
+    file = _config(project, "[tool.e2e-run]\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    _config(other, "strict = true\n", "e2e-run.toml")
+    assert _resolve(other, "../project/examples").run.config_file == file
+    assert _resolve(other, str(project / "examples" / "example_a.py")).run.root == project
+
+
+def test_both_files_in_one_folder_give_a_warning(project: Path) -> None:
+    _config(project, "[tool.e2e-run]\n")
+    own = _config(project, "strict = true\n", "e2e-run.toml")
+    resolved = _resolve(project)
+    assert resolved.run.config_file == own
+    assert resolved.warnings == (
+        "e2e-run.toml and pyproject.toml both configure e2e-run: e2e-run.toml is used",
+    )
+
+
+def test_a_named_file_may_have_any_name_and_either_form(project: Path, tmp_path: Path) -> None:
+    _config(project, "[tool.e2e-run]\ncolor = 'never'\n")
+    for text in ("color = 'always'\n", "[tool.e2e-run]\ncolor = 'always'\n"):
+        file = _config(project, text, "ci.toml")
+        for run in (
+            _resolve(tmp_path, config=str(file)).run,
+            _resolve(project, environ={"E2E_RUN_CONFIG": "ci.toml"}).run,
+        ):
+            assert (run.config_file, run.color, run.root) == (file, Color.ALWAYS, project)
+
+
+def test_a_named_file_that_cannot_be_used(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^x\.toml: the configuration file does not exist"):
+        _resolve(project, config="x.toml")
+    with pytest.raises(ConfigError, match="is a folder"):
+        _resolve(project, config="examples")
+    _config(project, "[project]\n")
+    with pytest.raises(ConfigError, match=r"has no \[tool\.e2e-run\] table"):
+        _resolve(project, config="pyproject.toml")
+
+
+def test_what_is_not_toml_names_line_and_column(project: Path) -> None:
+    _config(project, "[tool.e2e-run]\ntimeout = \n")
+    with pytest.raises(ConfigError) as caught:
+        _resolve(project)
+    assert str(caught.value) == "pyproject.toml:2:11: not TOML: Invalid value"
+    assert caught.value.exit_code == 2
+
+
+def test_somebody_elses_broken_file_is_passed_over(project: Path) -> None:
+    file = _config(project, "[tool.e2e-run]\n")
+    _config(project / "examples", "[project\n")
+    resolved = _resolve(project, "examples")
+    assert resolved.run.config_file == file
+    assert resolved.warnings == (
+        (
+            "examples/pyproject.toml:1:9: not TOML: Expected ']' at the end of a table declaration "
+            "(passed over: it does not mention e2e-run)"
+        ),
+    )
+
+
+def test_what_is_not_utf8_and_what_is_marked_as_utf8(project: Path) -> None:
+    file = project / "e2e-run.toml"
+    file.write_bytes(b"\xef\xbb\xbfstrict = true\r\n")
+    assert _resolve(project).run.strict
+    file.write_bytes(b"strict = true\n# \xff\n")
+    with pytest.raises(ConfigError) as caught:
+        _resolve(project)
+    assert str(caught.value) == "e2e-run.toml:2: not UTF-8: byte 0xff; accepted: TOML in UTF-8"
+
+
+def test_a_folder_in_place_of_the_file_cannot_be_read(project: Path) -> None:
+    (project / "e2e-run.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"^e2e-run\.toml: cannot be read: Is a directory"):
+        _resolve(project)
+
+
+# --- what it says --------------------------------------------------------------------------------
+
+
+def test_every_problem_is_told_at_once_with_its_line(project: Path) -> None:
+    _config(
+        project,
+        """\
+[tool.e2e-run]
+timout = "2m"
+grace = "soon"
+serve = "tcp://a:1"
+quiet = true
+jobs = 4
+paths = ["nowhere"]
+
+[[tool.e2e-run.overrides]]
+match = "*.py"
+ports = [0]
+max_output = 3
+[[tool.e2e-run.overrides]]
+tags = "a"
+[[tool.e2e-run.overrides]]
+match = "!x"
+""",
+    )
+    with pytest.raises(ConfigError) as caught:
+        _resolve(project)
+    assert [line.split("; accepted")[0] for line in str(caught.value).splitlines()] == [
+        "pyproject.toml:2: timout: unknown key; did you mean timeout?",
+        "pyproject.toml:3: grace: 'soon' is not a duration",
+        (
+            "pyproject.toml:4: serve: is a setting of single examples: "
+            "write it in their metadata or in an override"
+        ),
+        "pyproject.toml:5: quiet: is no key here: it is given on the command line, as --quiet",
+        "pyproject.toml:6: jobs: unknown key",
+        "pyproject.toml:11: ports: 0 is out of range",
+        (
+            "pyproject.toml:12: max_output: is a setting of the whole run: "
+            "write it in the configuration file"
+        ),
+        "pyproject.toml:13: match: is missing",
+        "pyproject.toml:16: match: '!x' negates, which is not supported",
+    ]
+
+
+def test_overrides_that_are_no_tables(project: Path) -> None:
+    _config(project, "overrides = 3\n", "e2e-run.toml")
+    with pytest.raises(ConfigError, match=r"^e2e-run\.toml:1: overrides: is not a list of tables"):
+        _resolve(project)
+
+
+def test_a_table_that_is_none(project: Path) -> None:
+    _config(project, "[tool]\ne2e-run = 3\n")
+    with pytest.raises(ConfigError, match=r"^pyproject\.toml:2: tool\.e2e-run: is not a table"):
+        _resolve(project)
+
+
+def test_flags_and_variables_are_checked_together(project: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        _resolve(
+            project,
+            environ={"E2E_RUN_GRACE": "x"},
+            timeout="y",
+            report=("xml=a",),
+            quiet=True,
+            verbose=1,
+        )
+    assert [line.split("; accepted")[0] for line in str(caught.value).splitlines()] == [
+        "--report: there is no report format 'xml'",
+        "--timeout: 'y' is not a duration",
+        "E2E_RUN_GRACE: 'x' is not a duration",
+        "--verbose and --quiet contradict each other: give one of them",
+    ]
+
+
+def test_precedence_of_the_settings_of_a_run(project: Path) -> None:
+    _config(
+        project,
+        "on-port-conflict = 'wait'\ncolor = 'never'\nmax-fail = 3\n"
+        "exclude = ['a']\ninterpreters = { '.sh' = 'sh' }\n",
+        "e2e-run.toml",
+    )
+    run = _resolve(
+        project,
+        environ={"E2E_RUN_COLOR": "always", "E2E_RUN_MAX_FAIL": "2", "E2E_RUN_EXCLUDE": "b,c"},
+        max_fail="1",
+        exclude=("d",),
+        containment="scan",
+    ).run
+    assert run.on_port_conflict is OnPortConflict.WAIT
+    assert run.color is Color.ALWAYS
+    assert run.max_fail == 1
+    assert run.containment is Containment.SCAN
+    assert run.exclude == ("d", "b", "c", "a")
+    assert run.interpreters[".sh"] == "sh"
+    assert run.interpreters[".js"] == "node"
+    assert run.origins["color"] == Origin(source=Source.ENVIRONMENT, where="E2E_RUN_COLOR")
+    assert run.origins["max-fail"] == Origin(source=Source.FLAG, where="--max-fail")
+    assert run.origins["exclude"] == Origin(
+        source=Source.FLAG, where="--exclude, E2E_RUN_EXCLUDE, e2e-run.toml:4"
+    )
+
+
+def test_skipped_tags_add_up_unless_a_stronger_source_selects_them(project: Path) -> None:
+    _config(project, "skip = ['slow', 'gpu']\n", "e2e-run.toml")
+    assert _resolve(project, skip_websocket=True).run.skip == ("websocket", "slow", "gpu")
+    assert _resolve(project, skip=("a",)).run.skip == ("a", "slow", "gpu")
+    assert _resolve(project, only=("slow",)).run.skip == ("gpu",)
+    assert _resolve(project, only=("a",), skip=("a",)).run.skip == ("a", "slow", "gpu")
+
+
+def test_report_paths_are_relative_to_where_they_are_written(project: Path) -> None:
+    _config(project, "report = 'junit=out/a.xml'\n", "e2e-run.toml")
+    run = _resolve(project / "examples", ".", report=("json=b.json",)).run
+    assert run.reports == (
+        ReportTarget(format=ReportFormat.JSON, file=project / "examples" / "b.json"),
+        ReportTarget(format=ReportFormat.JUNIT, file=project / "out" / "a.xml"),
+    )
+    with pytest.raises(UsageError, match="json and jsonl would both be written to"):
+        _resolve(project, report=("json=x", "jsonl=./x"))
+
+
+# --- paths ---------------------------------------------------------------------------------------
+
+
+def test_a_path_that_does_not_exist_suggests_its_neighbour(project: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        _resolve(project, "examples/exampel_a.py")
+    assert str(caught.value) == (
+        "'examples/exampel_a.py' does not exist\n"
+        f"  it was looked for in {project}\n"
+        "To fix this: did you mean examples/example_a.py?"
+    )
+    with pytest.raises(UsageError, match=r"did you mean examples\?"):
+        _resolve(project, "exampels/example_a.py")
+    with pytest.raises(UsageError, match="e2e-run --help lists the commands"):
+        _resolve(project, "zzz")
+
+
+def test_a_path_that_is_neither_file_nor_folder(project: Path) -> None:
+    os.mkfifo(project / "pipe.py")
+    with pytest.raises(UsageError, match=r"pipe\.py is neither a file nor a folder"):
+        _resolve(project, "pipe.py")
+
+
+def test_a_missing_default_folder_is_nothing_to_run(tmp_path: Path) -> None:
+    with pytest.raises(NothingSelected) as caught:
+        _resolve(tmp_path)
+    assert caught.value.exit_code == 4
+    assert str(caught.value).splitlines()[:3] == [
+        f"There is nothing to run: {tmp_path}/examples is no folder",
+        "  no PATH was given",
+        "  no configuration file was found",
+    ]
+
+
+def test_configured_paths_are_relative_to_the_configuration(project: Path) -> None:
+    _config(project, "paths = ['examples/example_a.py', 'nope', 'no']\n", "e2e-run.toml")
+    with pytest.raises(ConfigError) as caught:
+        _resolve(project / "examples")
+    assert str(caught.value).splitlines() == [
+        f"{project}/e2e-run.toml:1: paths: '{name}' does not exist; "
+        "accepted: files and folders, relative to e2e-run.toml"
+        for name in ("nope", "no")
+    ]
+    _config(project, "paths = ['examples/example_a.py']\n", "e2e-run.toml")
+    run = _resolve(project / "examples").run
+    assert run.paths == (project / "examples" / "example_a.py",)
+    assert run.origins["paths"] == Origin(source=Source.CONFIG, where="e2e-run.toml:1")
+
+
+def test_dots_behind_a_symlink_lead_where_the_system_says(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "far" / "a.py").write_text("")
+    (project / "link").symlink_to(tmp_path / "far" / "deep")
+    assert _resolve(project, "link/../a.py").run.paths == (tmp_path.resolve() / "far" / "a.py",)
+    assert _resolve(project, "examples/../examples").run.paths == (project / "examples",)
+
+
+# --- the interpreter -----------------------------------------------------------------------------
+
+
+def _venv(folder: Path) -> Path:
+    python = folder / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    return python
+
+
+def test_the_interpreter_and_where_it_comes_from(project: Path, tmp_path: Path) -> None:
+    resolved = _resolve(project, executable="/last/resort")
+    assert resolved.run.python == "/last/resort"
+    local = _venv(project / ".venv")
+    assert _resolve(project).run.python == str(local)  # not what the symlink leads to
+    active = _venv(tmp_path / "active")
+    environ = {"VIRTUAL_ENV": str(tmp_path / "active")}
+    assert _resolve(project, environ=environ).run.python == str(active)
+    named = _resolve(project, environ=environ, python=".venv/bin/python")
+    assert named.run.python == str(local)
+    assert named.run.origins["python"] == Origin(source=Source.FLAG, where="--python")
+    _config(project, "python = '.venv/bin/python'\n", "e2e-run.toml")
+    assert _resolve(project / "examples", ".", environ=environ).run.python == str(local)
+
+
+def test_a_virtual_environment_that_is_gone_is_a_warning(project: Path) -> None:
+    resolved = _resolve(project, environ={"VIRTUAL_ENV": "/gone"}, executable="/x")
+    assert resolved.run.python == "/x"
+    assert resolved.warnings == ("VIRTUAL_ENV names /gone, which has no bin/python: it is ignored",)
+
+
+def test_a_named_interpreter_must_be_one(project: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--python: the interpreter .*/nope does not exist"):
+        _resolve(project, python="./nope")
+    with pytest.raises(UsageError, match=r"^E2E_RUN_PYTHON: .*example_a\.py cannot be executed"):
+        _resolve(project, environ={"E2E_RUN_PYTHON": "examples/example_a.py"})
+    _config(project, "\npython = 'no-such-python'\n", "e2e-run.toml")
+    with pytest.raises(UsageError, match=r"^e2e-run\.toml:2: there is no interpreter"):
+        _resolve(project)
