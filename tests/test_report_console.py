@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -330,6 +331,7 @@ def test_colors_are_only_sgr_and_change_no_text() -> None:
 _WORDS = st.text(alphabet=st.characters(), max_size=60)
 
 
+@hypothesis.settings(deadline=None)
 @given(_WORDS, _WORDS, _WORDS, st.sampled_from(list(Status)))
 def test_plain_text_never_holds_control_characters(
     path: str, reason: str, output: str, status: Status
@@ -356,6 +358,7 @@ def test_plain_text_never_holds_control_characters(
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]", said)
 
 
+@hypothesis.settings(deadline=None)
 @given(
     st.lists(st.tuples(_WORDS, _WORDS, st.sampled_from(list(Status))), min_size=1, max_size=8),
     st.integers(40, 200),
@@ -412,6 +415,7 @@ def test_prose_is_cut_at_its_end() -> None:
     assert cut("日本語", 4) == "日…"
 
 
+@hypothesis.settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["C"])), st.integers(4, 100))
 def test_wrapped_rows_fit_and_lose_nothing_short(line: str, width: int) -> None:
     rows = wrap(line, width)
@@ -549,17 +553,19 @@ def test_a_real_terminal_has_a_region_and_then_the_plain_text(*, no_color: bool)
     thread = threading.Thread(target=watch)
     thread.start()
     painted = threading.Event()
-    times: list[float] = []
+    state = RunState()
+    paints_while_running: list[float] = []
 
     def clock() -> float:
-        times.append(time.monotonic())
-        if len(times) > 2:
+        now = time.monotonic()
+        if any(running.phase for running in tuple(state.running.values())):
+            paints_while_running.append(now)
+        if len(paints_while_running) > 1:  # the second begins when the first is done
             painted.set()
-        return times[-1]
+        return now
 
     with open(terminal, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor has no path
         (console,) = make_reporters(settings(), stream=stream, environ=environ, clock=clock)
-        state = RunState()
         events = history([PASSED, FAILED], exit_code=1)
         for event in events[:3]:
             state.apply(event)
@@ -580,6 +586,20 @@ def test_a_real_terminal_has_a_region_and_then_the_plain_text(*, no_color: bool)
     assert bare.index("0/2  0 ok") < bare.index("Example Results Summary")
     assert bare.index("\x1b[?25l") < bare.index("\x1b[?25h"), "the cursor comes back"
     assert ("\x1b[1;31m" in written) is not no_color
+
+
+def test_a_terminal_that_is_closed_in_the_middle_is_silent() -> None:
+    controller, terminal = pty.openpty()
+    with open(terminal, "w", encoding="utf-8") as stream:  # noqa: PTH123 - a descriptor has no path
+        (console,) = make_reporters(settings(), stream=stream, environ={"TERM": "xterm"})
+        state = RunState()
+        for event in history([PASSED, FAILED], exit_code=1):
+            state.apply(event)
+            console.handle(event, state)
+            if isinstance(event, ExampleStarted) and event.path == FAILED.path:
+                os.close(controller)
+        console.close()
+    assert console.problems == ()
 
 
 def test_without_a_terminal_rich_is_never_loaded() -> None:

@@ -1,5 +1,6 @@
 import itertools
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,6 +152,7 @@ def test_width(environ: dict[str, str], columns: int | None, width: int) -> None
     assert use_width(environ=environ, terminal_columns=columns) == width
 
 
+@hypothesis.settings(deadline=None)
 @given(st.text(), st.none() | st.integers(0, 10_000))
 def test_width_is_always_usable(asked: str, columns: int | None) -> None:
     assert 40 <= use_width(environ={"COLUMNS": asked}, terminal_columns=columns) <= 200

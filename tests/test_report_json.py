@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +121,7 @@ def test_an_empty_run() -> None:
     assert (found["examples"], found["totals"], found["run"]["exit_code"]) == ([], {}, 4)
 
 
+@hypothesis.settings(deadline=None)
 @given(st.text(alphabet=st.characters()))
 def test_any_text_is_valid_ascii_json(text: str) -> None:
     result = Result(path=text, status=Status.FAILED, output_tail=text, reason=text)

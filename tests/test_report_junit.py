@@ -1,6 +1,7 @@
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import hypothesis
 import junitparser
 import pytest
 from hypothesis import given
@@ -133,6 +134,7 @@ NASTY = st.text(
 )
 
 
+@hypothesis.settings(deadline=None)
 @given(NASTY)
 def test_any_text_gives_a_document_that_parses(text: str) -> None:
     failed = result(

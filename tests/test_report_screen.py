@@ -1,6 +1,7 @@
 import time
 import unicodedata
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,17 +64,20 @@ _NASTY = st.text(
 )
 
 
+@hypothesis.settings(deadline=None)
 @given(_NASTY)
 def test_no_control_character_survives(output: str) -> None:
     for char in "".join(render(output)):
         assert unicodedata.category(char) not in {"Cc", "Cs", "Zl", "Zp"}
 
 
+@hypothesis.settings(deadline=None)
 @given(_NASTY)
 def test_rendering_again_changes_nothing(output: str) -> None:
     assert clean(clean(output)) == clean(output)
 
 
+@hypothesis.settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["C", "Zl", "Zp"])))
 def test_plain_text_comes_back_as_it_is(line: str) -> None:
     assert render(line) == ([line.rstrip()] if line.rstrip() else [])

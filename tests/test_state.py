@@ -1,5 +1,6 @@
 import time
 
+import hypothesis
 from hypothesis import given
 from hypothesis import strategies as st
 from report_history import RUN, history, play, started
@@ -81,6 +82,7 @@ def test_a_phase_of_something_that_is_over_is_ignored() -> None:
     assert state.running == {}
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(list(Status)))))
 def test_counts_always_add_up_to_the_results(finished: list[tuple[str, Status]]) -> None:
     state = RunState()

@@ -3,6 +3,7 @@ import signal
 from collections import Counter
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,6 +114,7 @@ def test_a_lost_report_is_never_green() -> None:
     ]
 
 
+@hypothesis.settings(deadline=None)
 @given(
     statuses=st.lists(st.sampled_from(list(Status))),
     strict=st.booleans(),
@@ -311,6 +313,7 @@ def test_green_is_earned_in_the_whole_space() -> None:
     assert seen == {P, S, L, F, T, B, SK, N}
 
 
+@hypothesis.settings(deadline=None)
 @given(st.integers(0, 255), st.integers(0, 255))
 def test_another_exit_code_is_never_green(code: int, expected: int) -> None:
     ended = Exit(code=code, signal=None)
@@ -319,6 +322,7 @@ def test_another_exit_code_is_never_green(code: int, expected: int) -> None:
     assert describe_exit(ended, expect_exit=expected) == verdict.reason
 
 
+@hypothesis.settings(deadline=None)
 @given(st.integers(1, 200))
 def test_a_signal_is_never_green(number: int) -> None:
     verdict = judge(Facts(exit=Exit(code=None, signal=number), expect_exit=128 + number))

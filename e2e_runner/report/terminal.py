@@ -67,6 +67,15 @@ class Terminal:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            with self._changed:  # whoever waits for room in a queue that nobody empties goes on
+                self._sink.gone = True
+                self._pending_size = 0
+                self._changed.notify_all()
+
+    def _work(self) -> None:
         if self._make_region is not None:
             self._run_region(self._make_region(self._sink))
         while True:
