@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -181,8 +182,6 @@ def test_quiet_shows_only_what_is_not_ok_and_the_totals() -> None:
 
 
 def test_verbose_adds_starts_phases_and_notes() -> None:
-    from dataclasses import replace
-
     noted = replace(PASSED, notes=("needed SIGKILL",))
     waiting = PhaseChanged(
         at=0.5, path="examples/a.py", phase=Phase.WAITING_FOR_PORT, detail="port 8000"
@@ -274,12 +273,15 @@ To fix this: name a file, which then always runs, or another folder;
 
 
 def test_nothing_found_at_all() -> None:
-    assert "\n  No script was found there.\n" in say(history([], exit_code=4))
+    unset = replace(RUN, processes=None, jobs=1)
+    assert say(history([], exit_code=4, run=unset)).startswith(
+        "e2e-run 0.1.0 · 0 examples · python: .venv/bin/python\n"
+        "No example was selected in examples.\n"
+        "  No script was found there.\n"
+    )
 
 
 def test_lesser_containment_is_said_with_its_reason() -> None:
-    from dataclasses import replace
-
     run = replace(
         RUN,
         processes=Containment.SCAN,
@@ -306,8 +308,6 @@ def test_a_lost_report_is_told() -> None:
 
 
 def test_long_output_shows_its_end() -> None:
-    from dataclasses import replace
-
     lines = [f"line {n}" for n in range(332)]
     whole = replace(FAILED, output_tail="\n".join(lines))
     said = say(history([whole], exit_code=1))

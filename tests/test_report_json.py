@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ def test_the_whole_document() -> None:
 
 
 def test_an_empty_run() -> None:
-    found = document(history([], exit_code=4))
+    found = document(history([], exit_code=4, run=replace(RUN, processes=None)))
+    assert found["run"]["isolation"]["processes"] is None
     assert (found["examples"], found["totals"], found["run"]["exit_code"]) == ([], {}, 4)
 
 
@@ -169,7 +171,5 @@ def test_a_full_disk_is_a_problem_and_no_exception() -> None:
 
 @pytest.mark.parametrize("python", ["/usr/bin/python3", "/project/.venv/bin/python"])
 def test_paths_are_relative_where_they_can_be(python: str) -> None:
-    from dataclasses import replace
-
     found = document(history([PASSED], run=replace(RUN, python=python)))
     assert found["run"]["python"] == python.removeprefix("/project/")
