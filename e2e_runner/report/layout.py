@@ -61,7 +61,6 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
         parts.append(text.plural(run.jobs, "job"))
     parts.append(f"python: {text.one_line(relative(run.python, run.root))}")
     if run.processes is not None:
-        if run.processes is not None:
         parts.append(f"processes: {run.processes.value}")
     if run.network != "host":
         parts.append(f"network: {text.one_line(run.network)}")
