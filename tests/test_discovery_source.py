@@ -71,6 +71,7 @@ def _facts(source: str) -> Facts:
         ("# http://localhost:8000", ()),
         ("x = '127.0.0.1:80000'", ()),
         ("x = ('a', 8000)", ()),
+        ("pack('', 8); run_server()", ()),
         ("x = 'notlocalhost:8000'", ()),
     ],
 )

@@ -31,6 +31,7 @@ _HOST_NAMES = frozenset({"address", "addr", "bind", "host", "hostname", "server"
 _DEFAULT_GETTERS = frozenset(
     {"get", "getenv", "int", "env", "config", "Option", "Field", "Argument"}
 )
+_FIRST_FREE_PORT = 1024  # below, only root may listen
 _DEEPEST = 8  # nesting of calls around a literal
 
 _Hit = tuple[ast.AST, int]  # a port, and the node that names it
@@ -158,8 +159,12 @@ def _in_sequence(items: Sequence[ast.expr]) -> Iterator[_Hit]:
         if not isinstance(left, ast.Constant) or not isinstance(left.value, str):
             continue
         option = left.value.startswith("--") and is_port_name(left.value)
-        if option or (_LOCAL_HOST.fullmatch(left.value) and _is_integer(right)):
+        if option:
             yield from _numbers(right)
+        elif _LOCAL_HOST.fullmatch(left.value) and _is_integer(right):
+            # An empty string before a small number is seldom the address of every interface.
+            lowest = 1 if left.value else _FIRST_FREE_PORT
+            yield from (hit for hit in _numbers(right) if hit[1] >= lowest)
 
 
 def _names_foreign_host(call: ast.Call) -> bool:
