@@ -1,0 +1,335 @@
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from e2e_runner import hints
+from e2e_runner.errors import ConfigError
+from e2e_runner.hints import Diagnosis, HintFacts, diagnose, load_rules, read_ending
+from e2e_runner.model import Status
+
+OUTPUTS = Path(__file__).parent / "data" / "outputs"
+FAILING = sorted(file for file in OUTPUTS.glob("*/*.txt") if file.parent.name != "passing")
+PASSING = sorted(OUTPUTS.glob("passing/*.txt"))
+RULES = load_rules()
+
+
+def _name(file: Path) -> str:
+    return f"{file.parent.name}/{file.stem}"
+
+
+def _diagnose(
+    output: str,
+    *,
+    status: Status = Status.FAILED,
+    exit_code: int | None = 1,
+    signal: str | None = None,
+) -> Diagnosis:
+    facts = HintFacts(
+        output=output,
+        status=status,
+        exit_code=exit_code,
+        signal=signal,
+        path="examples/example.py",
+        python=".venv/bin/python",
+    )
+    return diagnose(RULES, facts)
+
+
+def _saved(name: str) -> str:
+    return (OUTPUTS / f"{name}.txt").read_text(encoding="utf-8")
+
+
+# --- real outputs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", FAILING, ids=_name)
+def test_a_real_output_has_the_cause_that_its_folder_says(file: Path) -> None:
+    cause = file.parent.name
+    found = _diagnose(file.read_text(encoding="utf-8"), exit_code=2 if cause == "usage" else 1)
+    assert found.cause == cause
+    assert found.hints
+    assert "?" not in found.hints[0]
+
+
+@pytest.mark.parametrize("file", PASSING, ids=_name)
+@pytest.mark.parametrize("exit_code", [0, 1, 2])
+def test_a_passing_output_matches_no_rule(file: Path, exit_code: int) -> None:
+    found = _diagnose(file.read_text(encoding="utf-8"), exit_code=exit_code)
+    assert found == Diagnosis(cause=None)
+
+
+@pytest.mark.parametrize("number", range(len(RULES)))
+def test_each_rule_is_no_rule_for_a_passing_script(number: int) -> None:
+    rule = RULES[number]
+    if rule.signals or rule.exceptions:
+        return  # a script that passes ends by neither
+    for file in PASSING:
+        near = read_ending(file.read_text(encoding="utf-8"))
+        for pattern in rule.patterns:
+            assert pattern.search(near.last_lines) is None
+
+
+def test_every_cause_has_a_real_output() -> None:
+    assert {rule.cause for rule in RULES} == {file.parent.name for file in FAILING}
+
+
+def test_every_rule_holds_for_a_real_output() -> None:
+    held = set()
+    for file in FAILING:
+        output = file.read_text(encoding="utf-8")
+        ending = read_ending(output)
+        exit_code = 2 if file.parent.name == "usage" else 1
+        facts = HintFacts(output=output, status=Status.FAILED, exit_code=exit_code)
+        for number, rule in enumerate(RULES):
+            for text in (ending.raised, ending.traceback, ending.last_lines):
+                if (
+                    rule.cause == file.parent.name
+                    and hints._match(rule, facts, ending, text) is not None
+                ):
+                    held.add(number)
+    not_held = [rule for number, rule in enumerate(RULES) if number not in held]
+    assert [rule for rule in not_held if not rule.signals] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        (
+            "missing-module/python",
+            "The module tenacity is not installed for .venv/bin/python: install what provides it there, or choose another interpreter with --python.",
+        ),
+        (
+            "port-in-use/uvicorn",
+            "Port 8000 is taken: `e2e-run ports 8000` names the process that holds it.",
+        ),
+        (
+            "database/asyncpg-refused",
+            "No database server answers at port 5432: start it, or correct the address that the script connects to.",
+        ),
+        (
+            "missing-variable/keyerror",
+            'The environment variable STRIPE_API_KEY is not set: give it by --env STRIPE_API_KEY=VALUE, or in the metadata as env = { STRIPE_API_KEY = "..." }.',
+        ),
+    ],
+)
+def test_the_advice_names_what_was_found(name: str, advice: str) -> None:
+    assert _diagnose(_saved(name)).hints[0] == advice
+
+
+def test_the_port_that_was_in_use_is_a_detail() -> None:
+    assert _diagnose(_saved("port-in-use/uvicorn")).details == {"port": "8000"}
+    assert _diagnose(_saved("port-in-use/python")).details == {}
+
+
+# --- what counts ---------------------------------------------------------------------------------
+
+
+def test_the_last_exception_counts_and_not_one_that_was_handled_before() -> None:
+    output = _saved("connection-refused/httpx") + _saved("assertion/message")
+    assert _diagnose(output).cause == "assertion"
+
+
+def test_an_exception_far_above_the_end_does_not_count() -> None:
+    chatter = "".join(f"step {number}: OK\n" for number in range(40))
+    assert _diagnose(_saved("connection-refused/httpx") + chatter).cause is None
+    assert (
+        _diagnose(_saved("connection-refused/httpx") + "stopping\n").cause == "connection-refused"
+    )
+
+
+def test_a_root_of_trouble_goes_before_what_follows_from_it() -> None:
+    found = _diagnose(_saved("missing-module/python") + _saved("connection-refused/httpx"))
+    assert found.cause == "missing-module"
+
+
+def test_an_exception_behind_the_last_one_counts_where_that_says_nothing() -> None:
+    output = (
+        _saved("connection-refused/urllib")
+        + "\nThe above exception was the direct cause of the following exception:\n\n"
+        + "Traceback (most recent call last):\n"
+        + '  File "example.py", line 9, in <module>\n'
+        + "shop.SetupError: no catalogue\n"
+    )
+    found = _diagnose(output)
+    assert found.cause == "connection-refused"
+    ending = read_ending(output)
+    assert (ending.exception, ending.message) == ("shop.SetupError", "no catalogue")
+    assert ending.traceback.count("Traceback (most recent call last):") == 3
+
+
+def test_rules_of_other_causes_add_their_advice() -> None:
+    output = _saved("disk-full/dd") + _saved("missing-module/python")
+    found = _diagnose(output)
+    assert found.cause == "disk-full"
+    assert [hint.split(":")[0] for hint in found.hints] == [
+        "The disk or the quota is full",
+        "The module tenacity is not installed for .venv/bin/python",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("signal", "status", "cause"),
+    [
+        ("SIGKILL", Status.FAILED, "out-of-memory"),
+        ("SIGKILL", Status.TIMEOUT, None),
+        ("SIGSEGV", Status.FAILED, "segfault"),
+        ("SIGBUS", Status.FAILED, "segfault"),
+        ("SIGTERM", Status.FAILED, None),
+    ],
+)
+def test_signals_are_told_by_their_name(signal: str, status: Status, cause: str | None) -> None:
+    assert _diagnose("working\n", status=status, exit_code=None, signal=signal).cause == cause
+
+
+def test_usage_needs_exit_code_2() -> None:
+    assert _diagnose(_saved("usage/click"), exit_code=2).cause == "usage"
+    assert _diagnose(_saved("usage/click"), exit_code=1).cause is None
+
+
+def test_colours_and_carriage_returns_are_no_obstacle() -> None:
+    output = "50%\r100%\r\x1b[1;31mModuleNotFoundError: No module named 'yaml'\x1b[0m\r\n"
+    assert _diagnose(output).cause == "missing-module"
+
+
+def test_an_exception_group_tells_the_last_of_its_exceptions() -> None:
+    ending = read_ending(_saved("connection-refused/taskgroup"))
+    assert ending.exception == "ConnectionRefusedError"
+    assert ending.message == "[Errno 111] Connect call failed ('127.0.0.1', 8001)"
+
+
+def test_values_in_advice_are_short_and_on_one_line() -> None:
+    output = f"ModuleNotFoundError: No module named '{'a' * 500}\x07'\n"
+    (hint,) = _diagnose(output).hints
+    assert "a" * 80 not in hint
+    assert "\x07" not in hint
+
+
+# --- properties ----------------------------------------------------------------------------------
+
+FRAGMENTS = sorted(
+    {
+        piece
+        for file in (*FAILING, *PASSING)
+        for line in file.read_text(encoding="utf-8").splitlines()
+        for piece in (line, line.split(": ")[0] + ": ", *line.split()[:3])
+        if piece
+    }
+)
+
+
+@given(st.text(), st.sampled_from(list(Status)), st.integers(0, 255))
+def test_any_text_can_be_diagnosed(output: str, status: Status, exit_code: int) -> None:
+    _diagnose(output, status=status, exit_code=exit_code)
+
+
+@given(st.lists(st.sampled_from([*FRAGMENTS, "\n", "\n\n", " ", '"', "'"]), max_size=60))
+def test_the_end_is_taken_apart_within_bounds(pieces: list[str]) -> None:
+    ending = read_ending("".join(pieces))
+    assert len([line for line in ending.last_lines.split("\n") if line]) <= 30
+    assert ending.raised in ending.traceback
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=3), st.sampled_from(["", " "]))
+def test_no_pattern_takes_long_on_long_lines(pieces: list[str], separator: str) -> None:
+    unit = separator.join(pieces) + separator
+    line = (unit * (4000 // len(unit) + 1))[:4000]
+    output = "\n".join([line] * 40)
+    begin = time.process_time()
+    _diagnose(output)
+    assert time.process_time() - begin < 1
+
+
+def test_the_middle_of_a_flood_costs_nothing() -> None:
+    output = "x" * 50_000_000 + "\n" + _saved("missing-module/python")
+    begin = time.process_time()
+    assert _diagnose(output).cause == "missing-module"
+    assert time.process_time() - begin < 0.5
+
+
+# --- the rule file -------------------------------------------------------------------------------
+
+
+def test_the_rules_are_valid_and_say_advice_in_sentences() -> None:
+    for rule in RULES:
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", rule.cause)
+        assert rule.advice[0].isupper() or rule.advice[0] == "{"
+        assert rule.advice.endswith(".")
+
+
+def test_every_field_is_explained_at_the_top_of_the_file() -> None:
+    text = hints.RULES_FILE.read_text(encoding="utf-8")
+    comments = text[: text.index("[[rule]]\ncause")]
+    assert [name for name in hints._FIELDS if f"\n#   {name} " not in comments] == []
+    used = {name for rule in tomllib.loads(text)["rule"] for name in rule}
+    assert used <= hints._FIELDS.keys()
+
+
+def test_a_rule_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(
+        "[[rule]]\ncause = 'no-stock'\nadvice = 'Order {item}, then run {path} again.'\n"
+        "patterns = ['^sold out: (?P<item>.*)$']\nstatuses = ['failed']\nexit-codes = [3]\n"
+    )
+    facts = HintFacts(output="sold out: tea\n", status=Status.FAILED, exit_code=3, path="buy.py")
+    assert diagnose(load_rules(file), facts) == Diagnosis(
+        cause="no-stock", hints=("Order tea, then run buy.py again.",), details={"item": "tea"}
+    )
+
+
+GOOD = "cause = 'x'\nadvice = 'Do.'\npatterns = ['y']\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"[[rule]]\n{GOOD}patern = 1", "rule 1 (x): patern: unknown field; accepted: cause, "),
+        (f"[[rule]]\n{GOOD}[[rule]]\ncause = 'z'", "rule 2 (z): advice: is missing"),
+        ("[[rule]]\nadvice = 'Do.'", "rule 1: cause: is missing"),
+        ("[[rule]]\ncause = 1", "rule 1: cause: must be a text"),
+        (f"[[rule]]\n{GOOD}decisive = 1", "rule 1 (x): decisive: must be true or false"),
+        (f"[[rule]]\n{GOOD}exit-codes = ['2']", "exit-codes: '2' is not a whole number"),
+        (f"[[rule]]\n{GOOD}exit-codes = [true]", "exit-codes: True is not a whole number"),
+        (f"[[rule]]\n{GOOD}statuses = ['late']", "statuses: 'late'; accepted: passed, served, "),
+        ("[[rule]]\ncause = 'x'\nadvice = 'Do.'\npatterns = ['(']", "patterns: '(' is not a "),
+        ("[[rule]]\ncause = 'x'\nadvice = 'Do.'", "rule 1 (x): has no condition; one of "),
+        (
+            "[[rule]]\ncause = 'x'\nadvice = 'Do {this}.'\npatterns = ['(?P<this>a)', 'b']",
+            "rule 1 (x): advice: {this} is neither a fact (exception, message, path, python) nor",
+        ),
+        ("[[rule]]\ncause = 'x'\nadvice = 'Do { this.'\npatterns = ['a']", "rule 1 (x): advice: "),
+        ("[[rules]]\n", "rules: only [[rule]] tables are accepted"),
+        ("rule = 1", "rule: only [[rule]] tables are accepted"),
+        ("rule = [1]", "rule 1: must be a [[rule]] table"),
+        ("[[rule", "not valid TOML: "),
+    ],
+)
+def test_a_rule_that_cannot_be_used_is_named(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_rules(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert said in str(caught.value)
+
+
+def test_a_rule_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "none.toml"
+    with pytest.raises(ConfigError) as caught:
+        load_rules(file)
+    assert str(caught.value) == f"{file}: cannot be read: No such file or directory"
+
+
+def test_a_crash_of_this_interpreter_is_recognised() -> None:
+    code = "import faulthandler, os, signal; faulthandler.enable(); os.kill(os.getpid(), signal.SIGSEGV)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == -11
+    assert _diagnose(done.stderr, exit_code=None, signal="SIGSEGV").cause == "segfault"
+    assert _diagnose(done.stderr).cause == "segfault"
