@@ -442,11 +442,15 @@ def test_advice_fits_who_holds_the_port() -> None:
     )
 
 
-def test_a_user_without_a_name_is_its_number() -> None:
+def test_why_a_process_is_not_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert ownership._not_visible(None) == "its process is not visible to you"
     assert ownership._not_visible(4_000_000_123) == (
         "its process is not visible to you: it belongs to uid 4000000123"
     )
-    assert ownership._not_visible(None) == "its process is not visible to you"
+    assert ownership._not_visible(1000).startswith(
+        "its process is not visible from here, as in another container: it belongs to "
+    )
 
 
 # --- the ports of processes ----------------------------------------------------------------------

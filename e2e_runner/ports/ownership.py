@@ -211,7 +211,9 @@ def _joined(*notes: str) -> str:
 def _not_visible(uid: int | None) -> str:
     if uid is None:
         return "its process is not visible to you"
-    return f"its process is not visible to you: it belongs to {_user(uid)}"
+    # One's own processes, and for root all, are visible unless a container hides them.
+    hidden = "from here, as in another container" if os.geteuid() in {0, uid} else "to you"
+    return f"its process is not visible {hidden}: it belongs to {_user(uid)}"
 
 
 def _user(uid: int) -> str:
