@@ -25,7 +25,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from harness import (
+from measure import (
     SCRIPT_PREFIX,
     BenchmarkError,
     Figure,

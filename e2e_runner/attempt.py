@@ -51,8 +51,14 @@ class Attempt:
         forbidden: tuple[re.Pattern[str], ...],
         emit: Callable[[Event], None],
         since: float,
+        meanwhile: Callable[[], None],
     ) -> None:
-        """`since` is the start of the run on the monotonic clock of the surroundings."""
+        """Prepare an attempt.
+
+        `since` is the start of the run on the monotonic clock of the surroundings; `meanwhile` is
+        called once the script runs, for what may then be done without keeping anybody waiting.
+        """
+        self._meanwhile = meanwhile
         self._example = example
         self._settings = example.settings
         self._around = around
@@ -178,8 +184,9 @@ class Attempt:
     async def _run_script(self, base: Facts) -> Facts:
         facts = base
         try:
-            async with started(self._example, self._around, suffix=".log") as script:
+            async with started(self._example, self._around) as script:
                 self._starts += 1
+                self._meanwhile()
                 self._log_files = script.log_files
                 facts = await self._watch(script, base)
                 facts = await self._inspect(script, facts)
@@ -322,29 +329,32 @@ class Attempt:
     def _result(self, facts: Facts, judgement: Judgement) -> Result:
         status, cause = judgement.status, judgement.cause
         plain = status in (Status.PASSED, Status.SERVED, Status.SKIPPED)
-        output = "" if plain else logs.tail(self._log_files)
+        output, cut = ("", False) if plain else logs.tail(self._log_files)
+        ended = facts.exit
+        signal_seen = signal_name(ended.signal) if ended and ended.signal is not None else None
         if status in (Status.FAILED, Status.TIMEOUT) and not facts.problems:
             diagnosis = diagnose(
                 self._rules,
                 HintFacts(
                     output=output,
                     status=status,
-                    exit_code=facts.exit.code if facts.exit else None,
-                    signal=facts.exit.signal if facts.exit else None,
+                    exit_code=ended.code if ended else None,
+                    signal=signal_seen,
+                    path=self._example.path,
+                    python=self._around.run.python,
                 ),
             )
             cause = diagnosis.cause or cause
             self._hints.extend(diagnosis.hints)
             if diagnosis.cause == PORT_IN_USE:
-                self._hints.extend(self._ports.name_owners(output))
-        ended = facts.exit
+                self._hints.extend(self._ports.name_owners(diagnosis.details.get("port")))
         return Result(
             path=self._example.path,
             status=status,
             cause=cause,
             reason=judgement.reason,
             exit_code=ended.code if ended else None,
-            signal=signal_name(ended.signal) if ended and ended.signal is not None else None,
+            signal=signal_seen,
             duration=facts.elapsed,
             cpu=ended.cpu if ended else None,
             max_rss=ended.max_rss if ended else None,
@@ -354,6 +364,7 @@ class Attempt:
             attempts=self._starts,
             log=self._relative(self._log_files[0]) if self._log_files else None,
             output_tail=output,
+            output_cut=cut or self._dropped > 0,
             output_dropped=self._dropped,
             hints=tuple(dict.fromkeys(self._hints)),
             notes=tuple(self._notes),

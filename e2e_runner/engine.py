@@ -12,6 +12,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 import e2e_runner
 from e2e_runner import rundir
@@ -25,12 +26,22 @@ from e2e_runner.events import (
     RunStarted,
 )
 from e2e_runner.hints import Rule
-from e2e_runner.model import Example, Plan, Result, RunInfo, RunSettings, Status
+from e2e_runner.model import (
+    Capture,
+    Containment,
+    Example,
+    Plan,
+    Result,
+    RunInfo,
+    RunSettings,
+    Status,
+)
 from e2e_runner.script import Surroundings
 from e2e_runner.stop import Stop
 from e2e_runner.supervise.client import Supervisor
 from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.verdict import exit_code, is_bad
+from e2e_runner.workspace import Workspaces
 
 _JOBS = 1  # lanes; each example has the machine to itself until isolation exists
 _INTERNAL = "e2e-run itself failed"
@@ -53,7 +64,8 @@ async def run_plan(
 
     Whatever happens, every example of the plan has its `ExampleFinished` before `RunFinished`.
     """
-    return await _Engine(plan, run, rules=rules, environ=environ, emit=emit).run()
+    engine = _Engine(plan, run, rules=rules, environ=environ, emit=emit)
+    return await engine.run() if plan.examples else engine.nothing_selected()
 
 
 class _Engine:
@@ -78,7 +90,17 @@ class _Engine:
         self._bad = 0
         self._waiting = deque(_order(plan))
 
+    def nothing_selected(self) -> int:
+        """Tell of a run that has nothing to do, and leave no trace of it."""
+        started = time.time()
+        info = self._info(new_run_id(started), started, processes=None, notes=())
+        self._emit(RunStarted(at=self._at(), run=info, plan=self._plan))
+        code = exit_code(self._counts, strict=self._run.strict, selected=0)
+        self._emit(RunFinished(at=self._at(), exit_code=code, interrupted=False))
+        return code
+
     async def run(self) -> int:
+        """Run what the plan says; at least one example."""
         started = time.time()
         stop = Stop()
         for dead in rundir.dead_runs(self._run.state_dir):
@@ -98,25 +120,21 @@ class _Engine:
             ) as supervisor:
                 if supervisor.cgroups is not None:
                     run_dir.note_cgroup(supervisor.cgroups)
-                info = RunInfo(
-                    id=run_dir.id,
-                    started=started,
-                    root=self._run.root,
-                    jobs=_JOBS,
-                    python=self._run.python,
-                    version=e2e_runner.__version__,
-                    processes=supervisor.tier,
-                    containment_notes=supervisor.notes,
+                info = self._info(
+                    run_dir.id, started, processes=supervisor.tier, notes=supervisor.notes
                 )
                 self._emit(RunStarted(at=self._at(), run=info, plan=self._plan))
-                for deselected in self._plan.deselected:
-                    self._finish(
-                        self._unstarted(deselected.example, Status.SKIPPED, deselected.reason)
+                workspaces = stack.enter_context(
+                    Workspaces(
+                        run_dir,
+                        separate=self._run.capture is Capture.SEPARATE,
+                        max_output=self._run.max_output,
                     )
+                )
                 around = Surroundings(
                     run=self._run,
                     info=info,
-                    run_dir=run_dir,
+                    workspaces=workspaces,
                     supervisor=supervisor,
                     environ=self._environ,
                     null=null,
@@ -164,6 +182,7 @@ class _Engine:
                 forbidden=self._forbidden,
                 emit=self._emit,
                 since=self._since,
+                meanwhile=partial(self._look_ahead, around),
             )
             try:
                 result = await attempt.run()
@@ -171,6 +190,10 @@ class _Engine:
                 self._finish(self._unstarted(example, Status.NOT_RUN, _INTERNAL))
                 raise
             self._finish(result)
+
+    def _look_ahead(self, around: Surroundings) -> None:
+        if self._waiting:
+            around.workspaces.prepare(self._waiting[0].path)
 
     def _is_over(self, stop: Stop) -> bool:
         limit = 1 if self._run.fail_fast else self._run.max_fail
@@ -194,6 +217,20 @@ class _Engine:
             tags=example.settings.tags,
             ports=example.ports,
             command=by_hand(example, self._run.root),
+        )
+
+    def _info(
+        self, run_id: str, started: float, *, processes: Containment | None, notes: tuple[str, ...]
+    ) -> RunInfo:
+        return RunInfo(
+            id=run_id,
+            started=started,
+            root=self._run.root,
+            jobs=_JOBS,
+            python=self._run.python,
+            version=e2e_runner.__version__,
+            processes=processes,
+            containment_notes=notes,
         )
 
     @contextlib.contextmanager

@@ -16,7 +16,7 @@ from e2e_runner.settings import ENVIRONMENT_PREFIX, Scope, Setting, within
 from e2e_runner.text import one_line
 
 # Set for the scripts, not read by e2e-run.
-_RESERVED = frozenset({"E2E_RUN_ID", "E2E_RUN_EXAMPLE"})
+_RESERVED = frozenset({"E2E_RUN", "E2E_RUN_ID", "E2E_RUN_EXAMPLE", "E2E_RUN_PROJECT"})
 _DEFAULT = Origin(source=Source.DEFAULT)  # one for all: a run may have many thousand examples
 
 

@@ -10,8 +10,6 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from e2e_runner.text import size as format_size
 
@@ -41,19 +39,6 @@ class Log:
         self._kept = b""  # what stood just before the last cut
         self._read_to = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def __enter__(self) -> Self:
-        """Nothing more to open."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the log."""
-        self.close()
 
     def bound(self) -> None:
         """Drop the middle if the log has outgrown its limit; cheap when it has not. Raises OSError."""
@@ -90,6 +75,12 @@ class Log:
             os.close(self.fd)
             self.fd = -1
 
+    def discard(self) -> None:
+        """Close and remove a log that nobody wrote to."""
+        self.close()
+        with contextlib.suppress(OSError):
+            self.file.unlink()
+
     @property
     def _head_file(self) -> Path:
         return self.file.with_name(self.file.name + ".head")
@@ -109,21 +100,24 @@ class Log:
         self._head_file.replace(self.file)
 
 
-def tail(files: Sequence[Path], limit: int = _TAIL) -> str:
-    """Decode the end of the logs, one after the other; invalid UTF-8 becomes U+FFFD.
+def tail(files: Sequence[Path], limit: int = _TAIL) -> tuple[str, bool]:
+    """Decode the end of the logs, one after the other, and tell whether that is not the whole.
 
-    A log that cannot be read counts as empty.
+    At most `limit` bytes of each; invalid UTF-8 becomes U+FFFD; a log that cannot be read counts as
+    empty.
     """
     texts = []
+    cut = False
     for file in files:
         with contextlib.suppress(OSError), file.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - limit))
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - limit))
             data = stream.read(limit)
-            if len(data) == limit:  # begin with a whole line where there is one
+            if size > limit:  # begin with a whole line where there is one
+                cut = True
                 data = data[data.find(b"\n", 0, limit // 2) + 1 :]
-            if data:
-                texts.append(data.decode("utf-8", "replace"))
-    return "".join(texts)
+            texts.append(data.decode("utf-8", "replace"))
+    return "".join(texts), cut
 
 
 def first_match(files: Sequence[Path], patterns: Sequence[re.Pattern[str]]) -> str | None:

@@ -325,6 +325,6 @@ class RunInfo:
     jobs: int
     python: str  # path of the project's interpreter
     version: str  # of e2e-run
-    processes: Containment
+    processes: Containment | None  # None: nothing was selected, so nothing was set up
     containment_notes: tuple[str, ...] = ()  # why a better tier is not in force
     network: str = "host"

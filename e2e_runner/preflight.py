@@ -1,7 +1,6 @@
 """The ports of an example: claimed before it starts, inspected after it has ended."""
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -106,9 +105,10 @@ class PortClaims:
             if (listeners := [owner for owner in owners if owner.addresses])
         ]
 
-    def name_owners(self, output: str) -> list[str]:
-        """Say who holds the port that `output` complains about, and what to do."""
-        owners = self._taken(set(self._example.ports) or _ports_in(output)).values()
+    def name_owners(self, port: str | None) -> list[str]:
+        """Say who holds the port that the output complained about, else those of the example."""
+        wanted = {int(port)} if port and port.isdecimal() else set(self._example.ports)
+        owners = self._taken(port for port in wanted if 0 < port < 2**16).values()
         return [f"{_describe(found[0])}. {ports.advice(found[0])}" for found in owners]
 
     def _taken(self, wanted: Iterable[int]) -> dict[int, tuple[PortOwner, ...]]:
@@ -169,9 +169,3 @@ def _is_this_machine(host: str) -> bool:
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
     return address.is_loopback or address.is_unspecified
-
-
-def _ports_in(output: str) -> set[int]:
-    """Find what may be port numbers in the last lines of an "address already in use" output."""
-    numbers = re.findall(r"(?<![\d.])(\d{2,5})(?![\d.])", "\n".join(output.splitlines()[-15:]))
-    return {number for number in map(int, numbers) if 0 < number < 2**16}

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2e_runner import logs, ports
+from e2e_runner import ports
 from e2e_runner.logs import Log
-from e2e_runner.model import Capture, Example, RunInfo, RunSettings
-from e2e_runner.rundir import RunDir
+from e2e_runner.model import Example, RunInfo, RunSettings
 from e2e_runner.stop import Stop
 from e2e_runner.supervise.client import (
     Child,
@@ -23,6 +22,7 @@ from e2e_runner.supervise.client import (
     SupervisionLost,
     Supervisor,
 )
+from e2e_runner.workspace import LOG_SUFFIX, Workspaces
 
 _TICK = 0.1  # seconds between looks at a log that may outgrow its limit
 _FIRST_TICK = 0.02  # most scripts that flood do so at once
@@ -35,7 +35,7 @@ class Surroundings:
 
     run: RunSettings
     info: RunInfo
-    run_dir: RunDir
+    workspaces: Workspaces
     supervisor: Supervisor
     environ: Mapping[str, str]  # the caller's
     null: int  # descriptor of /dev/null
@@ -178,23 +178,18 @@ class Script:
 
 
 @contextlib.asynccontextmanager
-async def started(example: Example, around: Surroundings, *, suffix: str) -> AsyncIterator[Script]:
+async def started(
+    example: Example, around: Surroundings, *, suffix: str = LOG_SUFFIX
+) -> AsyncIterator[Script]:
     """Start a script, and see to it that nothing of it is left after the block but its logs.
 
     `suffix` completes the name of its log. Raises StartError, SupervisionLost, and OSError when a
     log or the temporary folder cannot be made.
     """
     settings = example.settings
+    workspace = around.workspaces.take(example.path, suffix)
     async with contextlib.AsyncExitStack() as stack:
-        scratch = Path(tempfile.mkdtemp(prefix="", dir=around.run_dir.scratch))
-        stack.callback(logs.remove_folder, scratch)
-        names = [suffix]
-        if around.run.capture is Capture.SEPARATE:
-            names = [f".out{suffix}", f".err{suffix}"]
-        files = []
-        for name in names:
-            files.append(Log(around.run_dir.log_file(example.path, name), around.run.max_output))
-            stack.callback(files[-1].close)
+        stack.callback(around.workspaces.give_back, workspace)
         stdin = around.null
         if settings.stdin is not None:
             source = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
@@ -204,15 +199,15 @@ async def started(example: Example, around: Surroundings, *, suffix: str) -> Asy
         child, at = await around.supervisor.start(
             Command(
                 argv=example.argv,
-                env=child_environment(around.environ, example, around.info, scratch),
+                env=child_environment(around.environ, example, around.info, workspace.scratch),
                 cwd=settings.cwd,
                 stdin=stdin,
-                stdout=files[0].fd,
-                stderr=files[-1].fd,
+                stdout=workspace.logs[0].fd,
+                stderr=workspace.logs[-1].fd,
             )
         )
         stack.callback(child.release)
-        script = Script(example, around, child, files, at)
+        script = Script(example, around, child, workspace.logs, at)
         yield script
         script.close_logs()
 

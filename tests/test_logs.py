@@ -66,12 +66,12 @@ def test_new_text_follows_the_file_and_joins_split_characters(tmp_path: Path) ->
 def test_tail_begins_with_a_whole_line_and_survives_what_is_not_there(tmp_path: Path) -> None:
     file = tmp_path / "a.log"
     file.write_bytes(b"first\nsecond\nthird \xff\n")
-    assert tail([file]) == "first\nsecond\nthird \ufffd\n"
-    assert tail([file], limit=12) == "third \ufffd\n"
-    assert tail([tmp_path / "none.log"]) == ""
+    assert tail([file]) == ("first\nsecond\nthird \ufffd\n", False)
+    assert tail([file], limit=12) == ("third \ufffd\n", True)
+    assert tail([tmp_path / "none.log"]) == ("", False)
     one_line = tmp_path / "b.log"
     one_line.write_bytes(b"x" * 100)
-    assert tail([one_line], limit=10) == "x" * 10
+    assert tail([one_line], limit=10) == ("x" * 10, True)
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_the_log_of_a_script_that_removed_it_closes_quietly(tmp_path: Path) -> N
     log.file.unlink()
     log.bound()
     log.close()
-    assert tail([log.file]) == ""
+    assert tail([log.file]) == ("", False)

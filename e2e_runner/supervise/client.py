@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -82,18 +82,48 @@ class _Channel:
             self.ended()
 
 
-class Child(_Channel):
+class _Keeper(_Channel):
+    """A keeper process; holds one script at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.pid = 0
+        self.child: Child | None = None
+        self.gone = False
+
+    def received(self, message: Message) -> None:
+        """Hand on what the keeper says."""
+        if self.child is not None:
+            self.child.received(message)
+
+    def ended(self) -> None:
+        """Give up on the script: the keeper died, or was killed by it."""
+        self.gone = True
+        if self.child is not None:
+            self.child.lost(SupervisionLost("its keeper was killed"))
+
+
+class Child:
     """One script and everything that it starts, until `release` or the end of the supervisor."""
 
-    def __init__(self, sock: socket.socket, tier: Containment) -> None:
-        super().__init__(sock)
+    def __init__(
+        self, keeper: _Keeper, tier: Containment, release: Callable[[_Keeper], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
+        self._keeper = keeper
         self._tier = tier
-        self.keeper = 0  # pid of the keeper; every process of the script descends from it
+        self._release = release
         self.exited: asyncio.Future[Exited] = loop.create_future()
         self.empty: asyncio.Future[None] = loop.create_future()  # done: nothing it started lives
         self._started: asyncio.Future[float] = loop.create_future()
         self._answers: collections.deque[asyncio.Future[object]] = collections.deque()
+        self._spent = False  # the keeper had to kill
+        keeper.child = self
+
+    @property
+    def keeper(self) -> int:
+        """The pid of the keeper; every process of the script descends from it."""
+        return self._keeper.pid
 
     async def start(self, command: Command) -> float:
         """Start the script; gives the monotonic time. Raises StartError or SupervisionLost."""
@@ -103,10 +133,7 @@ class Child(_Channel):
             {os.fsencode(name): os.fsencode(value) for name, value in command.env.items()},
             os.fsencode(command.cwd),
         )
-        try:
-            send(self.sock, encoded, (command.stdin, command.stdout, command.stderr))
-        except OSError as error:
-            raise SupervisionLost(f"its keeper is gone: {error}") from error
+        self._send(encoded, (command.stdin, command.stdout, command.stderr))
         return await self._started
 
     async def wait_empty(self, seconds: float) -> bool:
@@ -116,11 +143,12 @@ class Child(_Channel):
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the script and everything that it started; nothing when all is over."""
-        with contextlib.suppress(OSError):
-            send(self.sock, ("signal", int(number)))
+        with contextlib.suppress(SupervisionLost):
+            self._send(("signal", int(number)))
 
     async def kill(self) -> bool:
         """Kill the script and everything that it started; False when something withstood it."""
+        self._spent = True
         try:
             async with asyncio.timeout(_KILL_TIMEOUT):
                 left = await self._ask("kill")
@@ -141,9 +169,13 @@ class Child(_Channel):
         return answer if isinstance(answer, list) else []
 
     def release(self) -> None:
-        """Let go of the keeper: it kills whatever is left, cleans up and ends."""
-        self.close()
-        self._settle(SupervisionLost("released"))
+        """Let go: whatever is left is killed; a keeper that nothing was left to is used again."""
+        clean = self.empty.done() and self.empty.exception() is None and not self._spent
+        self._keeper.child = None
+        if not clean:
+            self._keeper.close()
+        self.lost(SupervisionLost("released"))
+        self._release(self._keeper)
 
     def received(self, message: Message) -> None:
         """Take what the keeper says; see `keeper` for the messages."""
@@ -167,20 +199,8 @@ class Child(_Channel):
             case _:
                 raise AssertionError(message)
 
-    def ended(self) -> None:
-        """Give up on the script: the keeper died, or was killed by it."""
-        self._settle(SupervisionLost("its keeper was killed"))
-
-    async def _ask(self, question: str) -> object:
-        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        try:
-            send(self.sock, (question,))
-        except OSError as error:
-            raise SupervisionLost(f"its keeper is gone: {error}") from error
-        self._answers.append(answer)
-        return await answer
-
-    def _settle(self, error: SupervisionLost) -> None:
+    def lost(self, error: SupervisionLost) -> None:
+        """Give up on whatever is still expected of the keeper."""
         waiting: list[asyncio.Future[Any]] = [
             self._started,
             self.exited,
@@ -191,9 +211,21 @@ class Child(_Channel):
             _fail(future, error)
         self._answers.clear()
 
+    async def _ask(self, question: str) -> object:
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._send((question,))
+        self._answers.append(answer)
+        return await answer
+
+    def _send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        try:
+            send(self._keeper.sock, message, fds)
+        except OSError as error:
+            raise SupervisionLost(f"its keeper is gone: {error}") from error
+
 
 class Supervisor(_Channel):
-    """The spawner of this run, and a keeper made ahead of time for the next script."""
+    """The spawner of this run, and the keepers that wait for a script."""
 
     def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
         super().__init__(sock)
@@ -202,7 +234,8 @@ class Supervisor(_Channel):
         self._tier: asyncio.Future[tuple[str, bool, str, list[str]]] = loop.create_future()
         self._forks: collections.deque[asyncio.Future[int]] = collections.deque()
         self._abandoned: dict[int, asyncio.Future[None]] = {}
-        self._warm: asyncio.Task[Child] | None = None
+        self._idle: list[_Keeper] = []
+        self._coming: asyncio.Task[_Keeper] | None = None  # being forked ahead of its use
         self._count = 0
         self._gone = False
         self.cgroups: Path | None = None  # the cgroup that holds those of the scripts
@@ -242,6 +275,7 @@ class Supervisor(_Channel):
         supervisor = cls(ours, process)
         try:
             await supervisor._probed(log)
+            supervisor._fork_ahead()
             yield supervisor
         finally:
             await supervisor._shut_down()
@@ -252,16 +286,13 @@ class Supervisor(_Channel):
         Raises StartError when the program or folder cannot be used, SupervisionLost when the keeper
         or the spawner has died.
         """
-        child = await (self._warm or self._keeper())
-        self._warm = None
+        keeper = self._idle.pop() if self._idle else await self._next_keeper()
+        child = Child(keeper, self.tier, self._take_back)
         try:
             at = await child.start(command)
         except BaseException:
             child.release()
             raise
-        # The next script's keeper is forked while this script runs.
-        self._warm = asyncio.create_task(self._keeper())
-        self._warm.add_done_callback(_seen)
         return child, at
 
     async def abandon(self, child: Child) -> None:
@@ -318,31 +349,48 @@ class Supervisor(_Channel):
             self.notes += ("pid-namespace: inside a user namespace",)
         self.cgroups = Path(parent) if parent else None
 
-    async def _keeper(self) -> Child:
+    def _take_back(self, keeper: _Keeper) -> None:
+        if keeper.gone or keeper.sock.fileno() < 0:
+            self._fork_ahead()
+        else:
+            self._idle.append(keeper)
+
+    def _fork_ahead(self) -> None:
+        if self._coming is None and not self._gone:
+            self._coming = asyncio.create_task(self._fork())
+            self._coming.add_done_callback(_seen)
+
+    async def _next_keeper(self) -> _Keeper:
+        coming, self._coming = self._coming, None
+        return await (coming or self._fork())
+
+    async def _fork(self) -> _Keeper:
         if self._gone:
             raise SupervisionLost("the spawner process was killed")
         ours, theirs = socket.socketpair()
         self._count += 1
         cgroup = None if self.cgroups is None else str(self.cgroups / str(self._count))
-        child = Child(ours, self.tier)
+        keeper = _Keeper(ours)
         forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._forks.append(forked)
         try:
             with theirs:
                 send(self.sock, ("keeper", cgroup), (theirs.fileno(),))
-            child.keeper = await forked
+            keeper.pid = await forked
         except OSError as error:
-            child.release()
+            keeper.close()
             raise StartError(f"no process could be forked: {error.strerror or error}") from error
         except BaseException:
-            child.release()
+            keeper.close()
             raise
-        return child
+        return keeper
 
     async def _shut_down(self) -> None:
-        if self._warm is not None:
+        if self._coming is not None:
             with contextlib.suppress(StartError, SupervisionLost):
-                (await self._warm).release()
+                self._idle.append(await self._coming)
+        for keeper in self._idle:
+            keeper.close()
         self.close()
         # It waits for its keepers, which kill what is left: bounded, and short when all is well.
         await asyncio.to_thread(self._process.wait)
@@ -388,6 +436,6 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
         future.exception()  # marks it as seen: nobody may be waiting for it
 
 
-def _seen(task: asyncio.Task[Child]) -> None:
+def _seen(task: asyncio.Task[_Keeper]) -> None:
     if not task.cancelled():
-        task.exception()  # whoever takes the warm keeper gets it again
+        task.exception()  # whoever takes the keeper gets it again

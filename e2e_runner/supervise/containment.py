@@ -1,7 +1,8 @@
 """How a keeper holds on to everything that its script starts, one class for each tier.
 
 A containment is created by the spawner, entered by the keeper, and used only there. Its methods work
-on the keeper's own view of process ids.
+on the keeper's own view of process ids. It serves one script after the other for as long as each
+leaves nothing behind.
 """
 
 import contextlib
@@ -15,8 +16,6 @@ from typing import Protocol
 
 if sys.platform == "linux":
     from e2e_runner.supervise import linux
-
-_MEMBERS = "cgroup.procs"
 
 
 class Containment(Protocol):
@@ -145,62 +144,59 @@ class Scan:
 class Cgroup(Scan):
     """Tier `cgroup`: the script is born in a cgroup v2 of its own, which one write kills.
 
-    The keeper is forked into the cgroup, so that the script starts in it, and then moves out.
+    The keeper lives in the cgroup too, so that what it starts is in it from the first instruction, and
+    moves out only before a kill: the kernel may take tens of milliseconds to move a process.
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = folder  # .../e2e-run-ID/ATTEMPT; its parent takes the keeper in
+        self._folder = folder  # .../e2e-run-ID/KEEPER; its parent takes the keeper in before a kill
+        self._members = -1  # descriptor of cgroup.procs
 
     def fork(self) -> int:
         """Make the cgroup and fork into it."""
-        os.mkdir(self._folder)  # noqa: PTH102 - pathlib is slower, and this is per attempt
+        os.mkdir(self._folder)  # noqa: PTH102 - pathlib is not needed for this
         fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return linux.clone3(linux.CLONE_INTO_CGROUP, fd)
         finally:
             os.close(fd)
 
+    def enter(self) -> None:
+        """Adopt orphans, for what leaves the cgroup, and keep the list of members at hand."""
+        super().enter()
+        self._members = os.open(f"{self._folder}/cgroup.procs", os.O_RDONLY | os.O_CLOEXEC)
+
     def step_aside(self) -> None:
-        """Leave the cgroup to the script, so that killing it does not kill the keeper."""
-        self._write(os.path.dirname(self._folder) + "/" + _MEMBERS, b"0")  # noqa: PTH120 - per attempt
+        """Leave the cgroup, so that killing it does not kill the keeper."""
+        self._write(Path(self._folder).parent / "cgroup.procs", b"0")
 
     def kill_all(self) -> None:
         """Kill the cgroup as a whole, then descendants that left it."""
         with contextlib.suppress(OSError):  # Linux before 5.14 lacks it
-            self._write(self._folder + "/cgroup.kill", b"1")
-            if self._populated():
+            self._write(Path(self._folder, "cgroup.kill"), b"1")
+            if self._in_cgroup():
                 return  # the kernel is at it: listing what dies anyway would only take time
         super().kill_all()
 
     def any_left(self, *, has_children: bool) -> bool:
-        """Ask the kernel whether the cgroup is populated."""
-        try:
-            return (
-                has_children or b"populated 1" in Path(self._folder, "cgroup.events").read_bytes()
-            )
-        except FileNotFoundError:
-            return has_children
+        """Ask for children first: they are what there is as a rule."""
+        return has_children or bool(self._in_cgroup())
+
+    def listed(self) -> list[int]:
+        """List the members of the cgroup and the descendants that left it."""
+        return list(dict.fromkeys([*super().listed(), *self._in_cgroup()]))
 
     def close(self) -> None:
         """Remove the cgroup and those that the script made below it."""
         remove_cgroup(Path(self._folder))
 
-    def listed(self) -> list[int]:
-        """List the members of the cgroup and the descendants that left it."""
-        pids = dict.fromkeys(super().listed())
-        with contextlib.suppress(OSError):
-            pids |= dict.fromkeys(map(int, Path(self._folder, _MEMBERS).read_bytes().split()))
-        pids.pop(0, None)  # stands for a process that this PID namespace does not show
-        return list(pids)
-
-    def _populated(self) -> bool:
-        try:
-            return b"populated 1" in Path(self._folder, "cgroup.events").read_bytes()
-        except FileNotFoundError:
-            return False
+    def _in_cgroup(self) -> list[int]:
+        data = os.pread(self._members, 65536, 0)
+        # 0 stands for a process that this PID namespace does not show.
+        return [pid for pid in map(int, data.split()) if pid not in (0, os.getpid())]
 
     @staticmethod
-    def _write(file: str, data: bytes) -> None:
+    def _write(file: Path, data: bytes) -> None:
         fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, data)

@@ -1,4 +1,7 @@
-"""The keeper: starts one script, adopts and reaps what it leaves, signals and kills on command.
+"""The keeper: starts a script, adopts and reaps what it leaves, signals and kills on command.
+
+A keeper whose script left nothing is as good as new and takes the next one; that is what keeps the
+cost of a start low. After a kill it is let go.
 
 Messages from the runner, each a tuple::
 
@@ -53,8 +56,7 @@ class Keeper:
         self._containment = containment
         self._reader = Reader()
         self._script = 0
-        self._script_ended = False
-        self._told_empty = False
+        self._lingering = False  # the script has ended, and something that it started lives on
         self._has_children = False
         self._wake_read, wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -85,13 +87,8 @@ class Keeper:
                         self._obey(message)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the runner is gone: what follows is all that is left to do
-        self._containment.step_aside()
         self._kill()
         self._containment.close()
-
-    @property
-    def _lingering(self) -> bool:
-        return self._script_ended and not self._told_empty
 
     def _obey(self, message: Message) -> None:
         match message:
@@ -132,8 +129,8 @@ class Keeper:
                 os.close(fd)
             with contextlib.suppress(OSError):
                 os.chdir("/")  # a keeper must not hold a folder that the script wants to remove
+        self._has_children = True
         self._say("started", self._script, at)
-        self._containment.step_aside()
         self._containment.started(self._script, env)
 
     def _drain(self) -> None:
@@ -160,20 +157,20 @@ class Keeper:
                     usage.ru_utime + usage.ru_stime,
                     usage.ru_maxrss * _RSS_UNIT,
                 )
-        if ended is not None or self._lingering:
-            left = self._containment.any_left(has_children=self._has_children)
-            if ended is not None:
-                self._script_ended = True
-                self._told_empty = not left
-                self._say("exited", *ended, left)
-            elif not left:
-                self._told_empty = True
+        if ended is not None:
+            self._script = 0
+            self._lingering = self._containment.any_left(has_children=self._has_children)
+            self._say("exited", *ended, self._lingering)
+        elif self._lingering:
+            self._lingering = self._containment.any_left(has_children=self._has_children)
+            if not self._lingering:
                 self._say("empty")
 
     def _kill(self) -> bool:
         """Kill and reap until nothing is left; True when something withstood it."""
         deadline = time.monotonic() + _KILL_PATIENCE
         pause = 0.001
+        self._containment.step_aside()
         self._reap_quietly()
         while self._containment.any_left(has_children=self._has_children):
             if time.monotonic() > deadline:

@@ -1,0 +1,73 @@
+"""``e2e-run [PATH]...``: discover, run, report, exit."""
+
+import asyncio
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from e2e_runner.cli.options import resolve_given, run_options
+from e2e_runner.errors import E2ERunError
+from e2e_runner.events import Event
+from e2e_runner.state import RunState
+
+_EXIT_INTERNAL = 70
+
+
+@click.command("run")
+@run_options
+@click.pass_context
+def run_command(context: click.Context, /, paths: tuple[str, ...], **flags: Any) -> None:
+    """Run the examples of a project as its end-to-end tests.
+
+    PATH is a script or a folder to search; default: `paths` of the config, else examples/.
+    """
+    from e2e_runner.discovery import make_plan
+    from e2e_runner.engine import run_plan
+    from e2e_runner.hints import load_rules
+    from e2e_runner.report import make_reporters
+    from e2e_runner.verdict import with_lost_reports
+
+    resolved = resolve_given(flags, paths)
+    run = resolved.run
+    # Claimed before anything runs: a report that cannot be written is told now, not after an hour.
+    reporters = make_reporters(run, stream=sys.stdout, environ=os.environ)
+    state = RunState()
+
+    def emit(event: Event) -> None:
+        state.apply(event)
+        for reporter in reporters:
+            reporter.handle(event, state)
+
+    try:
+        plan = make_plan(resolved)
+        code = asyncio.run(run_plan(plan, run, rules=load_rules(), environ=os.environ, emit=emit))
+    except E2ERunError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the one place where our own errors end
+        code = _internal_error(error, run.state_dir)
+    finally:
+        for reporter in reporters:
+            reporter.close()
+    if any(reporter.problems for reporter in reporters):
+        code = with_lost_reports(code)
+    context.exit(code)
+
+
+def _internal_error(error: Exception, state_dir: Path) -> int:
+    """Keep the traceback of an error of our own, and ask for a report."""
+    trace = "".join(traceback.format_exception(error))
+    place = state_dir / f"internal-error-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+    try:
+        place.write_text(trace, encoding="utf-8", errors="backslashreplace")
+    except OSError:  # then the terminal has to do
+        click.echo(trace, err=True)
+    else:
+        click.echo(f"e2e-run: internal error: {trace.splitlines()[-1].strip()}", err=True)
+        click.echo(f"  The traceback is kept in {place}", err=True)
+    click.echo("To help: report this, with the traceback and the script that caused it.", err=True)
+    return _EXIT_INTERNAL

@@ -1,0 +1,91 @@
+"""The temporary folder and the logs of a script.
+
+They are made while its predecessor runs and removed while its successor does, as each costs the file
+system a good part of a millisecond.
+"""
+
+import contextlib
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from e2e_runner.logs import Log, remove_folder
+from e2e_runner.rundir import RunDir
+
+LOG_SUFFIX = ".log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """What a script is given. `logs` are one, or one each for stdout and stderr."""
+
+    scratch: Path
+    logs: tuple[Log, ...]
+
+
+class Workspaces:
+    """Makes the workspaces of a run, and removes their temporary folders in the background."""
+
+    def __init__(self, run_dir: RunDir, *, separate: bool, max_output: int) -> None:
+        """`separate` asks for two logs; `max_output` bounds each, in bytes."""
+        self._run_dir = run_dir
+        self._separate = separate
+        self._max_output = max_output
+        self._ahead: tuple[str, Workspace] | None = None
+        self._janitor = ThreadPoolExecutor(1, thread_name_prefix="janitor")
+
+    def __enter__(self) -> Self:
+        """Nothing to open yet."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Remove what was made and not used, and finish the removals."""
+        self._discard_ahead()
+        self._janitor.shutdown()
+
+    def prepare(self, example: str) -> None:
+        """Make the workspace of an example ahead of its turn. What fails now is tried again then."""
+        self._discard_ahead()
+        with contextlib.suppress(OSError):
+            self._ahead = (example, self._make(example, LOG_SUFFIX))
+
+    def take(self, example: str, suffix: str = LOG_SUFFIX) -> Workspace:
+        """Give the workspace of an example; `suffix` completes its log's name. Raises OSError."""
+        if self._ahead is not None and self._ahead[0] == example and suffix == LOG_SUFFIX:
+            workspace = self._ahead[1]
+            self._ahead = None
+            return workspace
+        return self._make(example, suffix)
+
+    def give_back(self, workspace: Workspace) -> None:
+        """Close the logs, which stay, and have the temporary folder removed. Raises OSError."""
+        self._janitor.submit(remove_folder, workspace.scratch)
+        for log in workspace.logs:
+            log.close()
+
+    def _make(self, example: str, suffix: str) -> Workspace:
+        names = [f".out{suffix}", f".err{suffix}"] if self._separate else [suffix]
+        with contextlib.ExitStack() as undo:
+            logs = []
+            for name in names:
+                log = Log(self._run_dir.log_file(example, name), self._max_output)
+                undo.callback(log.discard)
+                logs.append(log)
+            scratch = Path(tempfile.mkdtemp(prefix="", dir=self._run_dir.scratch))
+            undo.pop_all()
+        return Workspace(scratch=scratch, logs=tuple(logs))
+
+    def _discard_ahead(self) -> None:
+        if self._ahead is not None:
+            workspace, self._ahead = self._ahead[1], None
+            remove_folder(workspace.scratch)
+            for log in workspace.logs:
+                log.discard()
