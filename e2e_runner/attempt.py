@@ -47,7 +47,7 @@ class Attempt:
         example: Example,
         around: Surroundings,
         *,
-        rules: tuple[Rule, ...],
+        load_rules: Callable[[], tuple[Rule, ...]],
         forbidden: tuple[re.Pattern[str], ...],
         emit: Callable[[Event], None],
         since: float,
@@ -59,10 +59,11 @@ class Attempt:
         called once the script runs, for what may then be done without keeping anybody waiting.
         """
         self._meanwhile = meanwhile
-        self._example = example
+        self._command = ""
+        self.example = example
         self._settings = example.settings
         self._around = around
-        self._rules = rules
+        self._load_rules = load_rules
         self._forbidden = forbidden
         self._emit = emit
         self._since = since
@@ -72,6 +73,11 @@ class Attempt:
         self._log_files: list[Path] = []
         self._dropped = 0
         self._starts = 0
+
+    def prepare(self) -> None:
+        """Do what can be done before its turn; without this it is done then."""
+        self._command = by_hand(self.example, self._around.run.root)
+        self._around.workspaces.prepare(self.example.path)
 
     async def run(self) -> Result:
         """Make the attempt. Never raises for what a script can do."""
@@ -89,8 +95,8 @@ class Attempt:
         base = Facts(
             expect_exit=settings.expect_exit, timeout=settings.timeout, grace=settings.grace
         )
-        if self._example.problems:
-            return replace(base, problems=self._example.problems)
+        if self.example.problems:
+            return replace(base, problems=self.example.problems)
         claim = await self._ports.claim()
         self._hints.extend(claim.advice)
         if self._around.stop.asked.done():
@@ -103,7 +109,7 @@ class Attempt:
 
     async def _run_with_companions(self, base: Facts) -> Facts:
         async with contextlib.AsyncExitStack() as companions:
-            for companion in self._example.companions:
+            for companion in self.example.companions:
                 self._phase(Phase.COMPANIONS, companion.path)
                 blocked = await self._start_companion(companion, companions)
                 if self._around.stop.asked.done():
@@ -129,7 +135,7 @@ class Attempt:
                 reason=f"companion {companion.path} declares neither `serve` nor `ports`, "
                 "so nothing can tell when it is ready",
             )
-        suffix = f".for-{text.one_line(Path(self._example.path).name)}.log"
+        suffix = f".for-{text.one_line(Path(self.example.path).name)}.log"
         try:
             script = await stack.enter_async_context(
                 started(companion, self._around, suffix=suffix)
@@ -184,7 +190,7 @@ class Attempt:
     async def _run_script(self, base: Facts) -> Facts:
         facts = base
         try:
-            async with started(self._example, self._around) as script:
+            async with started(self.example, self._around) as script:
                 self._starts += 1
                 self._meanwhile()
                 self._log_files = script.log_files
@@ -334,13 +340,13 @@ class Attempt:
         signal_seen = signal_name(ended.signal) if ended and ended.signal is not None else None
         if status in (Status.FAILED, Status.TIMEOUT) and not facts.problems:
             diagnosis = diagnose(
-                self._rules,
+                self._load_rules(),
                 HintFacts(
                     output=output,
                     status=status,
                     exit_code=ended.code if ended else None,
                     signal=signal_seen,
-                    path=self._example.path,
+                    path=self.example.path,
                     python=self._around.run.python,
                 ),
             )
@@ -349,7 +355,7 @@ class Attempt:
             if diagnosis.cause == PORT_IN_USE:
                 self._hints.extend(self._ports.name_owners(diagnosis.details.get("port")))
         return Result(
-            path=self._example.path,
+            path=self.example.path,
             status=status,
             cause=cause,
             reason=judgement.reason,
@@ -359,7 +365,7 @@ class Attempt:
             cpu=ended.cpu if ended else None,
             max_rss=ended.max_rss if ended else None,
             tags=self._settings.tags,
-            ports=self._example.ports,
+            ports=self.example.ports,
             leaks=facts.leaks,
             attempts=self._starts,
             log=self._relative(self._log_files[0]) if self._log_files else None,
@@ -368,7 +374,7 @@ class Attempt:
             output_dropped=self._dropped,
             hints=tuple(dict.fromkeys(self._hints)),
             notes=tuple(self._notes),
-            command=by_hand(self._example, self._around.run.root),
+            command=self._command or by_hand(self.example, self._around.run.root),
         )
 
     def _relative(self, file: Path) -> str:
@@ -380,13 +386,13 @@ class Attempt:
         return self._around.clock() - self._since
 
     def _phase(self, phase: Phase, detail: str = "") -> None:
-        self._emit(PhaseChanged(at=self._at(), path=self._example.path, phase=phase, detail=detail))
+        self._emit(PhaseChanged(at=self._at(), path=self.example.path, phase=phase, detail=detail))
 
     def _warn(self, message: str) -> None:
-        self._emit(Warned(at=self._at(), message=message, path=self._example.path))
+        self._emit(Warned(at=self._at(), message=message, path=self.example.path))
 
     def _write_output(self, written: str) -> None:
-        self._emit(OutputWritten(at=self._at(), path=self._example.path, text=written))
+        self._emit(OutputWritten(at=self._at(), path=self.example.path, text=written))
 
     def _drain(self, script: Script) -> None:
         if self._around.run.no_capture:

@@ -7,12 +7,10 @@ import asyncio
 import contextlib
 import os
 import re
-import secrets
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 
 import e2e_runner
 from e2e_runner import rundir
@@ -40,6 +38,7 @@ from e2e_runner.script import Surroundings
 from e2e_runner.stop import Stop
 from e2e_runner.supervise.client import Supervisor
 from e2e_runner.supervise.containment import reclaim_cgroup
+from e2e_runner.supervise.launch import Spawner
 from e2e_runner.verdict import exit_code, is_bad
 from e2e_runner.workspace import Workspaces
 
@@ -49,23 +48,25 @@ _INTERNAL = "e2e-run itself failed"
 
 def new_run_id(now: float) -> str:
     """Make an identifier that sorts by time; `now` is in seconds since the epoch."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{os.urandom(3).hex()}"
 
 
 async def run_plan(
     plan: Plan,
     run: RunSettings,
     *,
-    rules: tuple[Rule, ...],
+    spawner: Spawner,
+    load_rules: Callable[[], tuple[Rule, ...]],
     environ: Mapping[str, str],
     emit: Callable[[Event], None],
 ) -> int:
     """Run a plan and give the exit code. Raises SetupError when the surroundings cannot be set up.
 
+    `spawner` was launched for this run; `load_rules` is called once the first example has failed.
     Whatever happens, every example of the plan has its `ExampleFinished` before `RunFinished`.
     """
-    engine = _Engine(plan, run, rules=rules, environ=environ, emit=emit)
-    return await engine.run() if plan.examples else engine.nothing_selected()
+    engine = _Engine(plan, run, load_rules=load_rules, environ=environ, emit=emit)
+    return await engine.run(spawner) if plan.examples else engine.nothing_selected()
 
 
 class _Engine:
@@ -74,16 +75,17 @@ class _Engine:
         plan: Plan,
         run: RunSettings,
         *,
-        rules: tuple[Rule, ...],
+        load_rules: Callable[[], tuple[Rule, ...]],
         environ: Mapping[str, str],
         emit: Callable[[Event], None],
     ) -> None:
         self._plan = plan
         self._run = run
-        self._rules = rules
+        self._load_rules = load_rules
         self._forbidden = tuple(re.compile(p, re.MULTILINE) for p in run.fail_on_output)
         self._environ = environ
-        self._emit = emit
+        self._tell = emit
+        self._untold: list[Event] = []
         self._clock = time.monotonic
         self._since = self._clock()
         self._counts: dict[Status, int] = {}
@@ -99,7 +101,7 @@ class _Engine:
         self._emit(RunFinished(at=self._at(), exit_code=code, interrupted=False))
         return code
 
-    async def run(self) -> int:
+    async def run(self, spawner: Spawner) -> int:
         """Run what the plan says; at least one example."""
         started = time.time()
         stop = Stop()
@@ -113,6 +115,7 @@ class _Engine:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             stack.callback(os.close, null)
             async with Supervisor.open(
+                spawner,
                 wanted=self._run.containment,
                 run_id=run_dir.id,
                 scratch=run_dir.scratch,
@@ -170,19 +173,21 @@ class _Engine:
         return error
 
     async def _work(self, around: Surroundings) -> None:
+        prepared: Attempt | None = None
+
+        def prepare_next() -> None:
+            nonlocal prepared
+            if self._waiting:
+                prepared = self._attempt(self._waiting[0], around, meanwhile=prepare_next)
+                prepared.prepare()
+
         while self._waiting and not self._is_over(around.stop):
             example = self._waiting.popleft()
-            self._emit(
+            attempt = prepared
+            if attempt is None or attempt.example is not example:
+                attempt = self._attempt(example, around, meanwhile=prepare_next)
+            self._emit_soon(
                 ExampleStarted(at=self._at(), path=example.path, limit=example.settings.timeout)
-            )
-            attempt = Attempt(
-                example,
-                around,
-                rules=self._rules,
-                forbidden=self._forbidden,
-                emit=self._emit,
-                since=self._since,
-                meanwhile=partial(self._look_ahead, around),
             )
             try:
                 result = await attempt.run()
@@ -191,9 +196,32 @@ class _Engine:
                 raise
             self._finish(result)
 
-    def _look_ahead(self, around: Surroundings) -> None:
-        if self._waiting:
-            around.workspaces.prepare(self._waiting[0].path)
+    def _attempt(
+        self, example: Example, around: Surroundings, *, meanwhile: Callable[[], None]
+    ) -> Attempt:
+        return Attempt(
+            example,
+            around,
+            load_rules=self._load_rules,
+            forbidden=self._forbidden,
+            emit=self._emit,
+            since=self._since,
+            meanwhile=meanwhile,
+        )
+
+    def _emit_soon(self, event: Event) -> None:
+        """Emit before the next event, at the latest.
+
+        Between two examples nobody is told anything, so that the next starts first: its first event
+        comes when it runs.
+        """
+        self._untold.append(event)
+
+    def _emit(self, event: Event) -> None:
+        self._emit_soon(event)
+        untold, self._untold = self._untold, []
+        for each in untold:
+            self._tell(each)
 
     def _is_over(self, stop: Stop) -> bool:
         limit = 1 if self._run.fail_fast else self._run.max_fail
@@ -207,7 +235,7 @@ class _Engine:
     def _finish(self, result: Result) -> None:
         self._counts[result.status] = self._counts.get(result.status, 0) + 1
         self._bad += is_bad(result.status, strict=self._run.strict)
-        self._emit(ExampleFinished(at=self._at(), result=result))
+        self._emit_soon(ExampleFinished(at=self._at(), result=result))
 
     def _unstarted(self, example: Example, status: Status, reason: str) -> Result:
         return Result(

@@ -1,19 +1,19 @@
 """``e2e-run [PATH]...``: discover, run, report, exit."""
 
-import asyncio
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from e2e_runner.cli.options import resolve_given, run_options
 from e2e_runner.errors import E2ERunError
-from e2e_runner.events import Event
-from e2e_runner.state import RunState
+
+if TYPE_CHECKING:
+    from e2e_runner.events import Event
+    from e2e_runner.supervise.launch import Spawner
 
 _EXIT_INTERNAL = 70
 
@@ -26,10 +26,20 @@ def run_command(context: click.Context, /, paths: tuple[str, ...], **flags: Any)
 
     PATH is a script or a folder to search; default: `paths` of the config, else examples/.
     """
+    from e2e_runner.supervise.launch import Spawner
+
+    with Spawner() as spawner:  # first of all: it starts while the rest is imported
+        context.exit(_run(flags, paths, spawner))
+
+
+def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner") -> int:
+    import asyncio
+
     from e2e_runner.discovery import make_plan
     from e2e_runner.engine import run_plan
     from e2e_runner.hints import load_rules
     from e2e_runner.report import make_reporters
+    from e2e_runner.state import RunState
     from e2e_runner.verdict import with_lost_reports
 
     resolved = resolve_given(flags, paths)
@@ -38,14 +48,23 @@ def run_command(context: click.Context, /, paths: tuple[str, ...], **flags: Any)
     reporters = make_reporters(run, stream=sys.stdout, environ=os.environ)
     state = RunState()
 
-    def emit(event: Event) -> None:
+    def emit(event: "Event") -> None:
         state.apply(event)
         for reporter in reporters:
             reporter.handle(event, state)
 
     try:
         plan = make_plan(resolved)
-        code = asyncio.run(run_plan(plan, run, rules=load_rules(), environ=os.environ, emit=emit))
+        code = asyncio.run(
+            run_plan(
+                plan,
+                run,
+                spawner=spawner,
+                load_rules=load_rules,
+                environ=os.environ,
+                emit=emit,
+            )
+        )
     except E2ERunError:
         raise
     except Exception as error:  # noqa: BLE001 - the one place where our own errors end
@@ -55,11 +74,13 @@ def run_command(context: click.Context, /, paths: tuple[str, ...], **flags: Any)
             reporter.close()
     if any(reporter.problems for reporter in reporters):
         code = with_lost_reports(code)
-    context.exit(code)
+    return code
 
 
 def _internal_error(error: Exception, state_dir: Path) -> int:
     """Keep the traceback of an error of our own, and ask for a report."""
+    import traceback
+
     trace = "".join(traceback.format_exception(error))
     place = state_dir / f"internal-error-{time.strftime('%Y%m%d-%H%M%S')}.txt"
     try:

@@ -4,12 +4,9 @@ import asyncio
 import collections
 import contextlib
 import errno
-import importlib.util
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any, Self
 
 from e2e_runner.errors import SetupError
 from e2e_runner.model import Containment, Exit
+from e2e_runner.supervise.launch import Spawner
 from e2e_runner.supervise.wire import Message, Reader, send
 
 _KILL_TIMEOUT = 12.0  # seconds; a little more than the keeper itself gives a kill
@@ -227,10 +225,9 @@ class Child:
 class Supervisor(_Channel):
     """The spawner of this run, and the keepers that wait for a script."""
 
-    def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         loop = asyncio.get_running_loop()
-        self._process = process
         self._tier: asyncio.Future[tuple[str, bool, str, list[str]]] = loop.create_future()
         self._forks: collections.deque[asyncio.Future[int]] = collections.deque()
         self._abandoned: dict[int, asyncio.Future[None]] = {}
@@ -245,34 +242,23 @@ class Supervisor(_Channel):
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, *, wanted: Containment | None, run_id: str, scratch: Path, log: Path
+        cls,
+        spawner: Spawner,
+        *,
+        wanted: Containment | None,
+        run_id: str,
+        scratch: Path,
+        log: Path,
     ) -> AsyncIterator[Self]:
-        """Start the spawner for the length of the block.
+        """Have a launched spawner set up supervision for the length of the block.
 
         `scratch` is removed by the spawner when the run is over, however it ends; `log` takes what
         the spawner and the keepers have to complain about. Raises SetupError when the tier `wanted`
         cannot be had, naming why.
         """
-        ours, theirs = socket.socketpair()
-        # -I -S: neither the caller's PYTHON* variables nor site-packages, for a third of the start-up.
-        # What it imports is found by these two folders: this package, and (one tier only) psutil.
-        code = (
-            f"import sys; sys.path[:] = [{_folder_of('e2e_runner')!r}, *sys.path, {_folder_of('psutil')!r}]; "
-            "from e2e_runner.supervise.spawner import main; "
-            "main(int(sys.argv[1]), *sys.argv[2:])"
-        )
-        arguments = (str(theirs.fileno()), wanted or "auto", run_id, str(scratch))
-        with log.open("wb") as stderr, theirs:
-            process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec, under a millisecond
-                [sys.executable, "-I", "-S", "-c", code, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                cwd="/",  # it may outlive the folder that it was started from
-                start_new_session=True,  # Ctrl-C is the runner's to handle
-                pass_fds=[theirs.fileno()],
-            )
-        supervisor = cls(ours, process)
+        supervisor = cls(spawner.sock)
+        with contextlib.suppress(OSError):  # its end is seen right below
+            send(spawner.sock, ("setup", wanted or "auto", run_id, str(scratch), str(log)))
         try:
             await supervisor._probed(log)
             supervisor._fork_ahead()
@@ -392,18 +378,11 @@ class Supervisor(_Channel):
         for keeper in self._idle:
             keeper.close()
         self.close()
-        # It waits for its keepers, which kill what is left: bounded, and short when all is well.
-        await asyncio.to_thread(self._process.wait)
-
-
-def _folder_of(package: str) -> str:
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SetupError(f"The package {package} is not installed.", remedy="reinstall e2e-runner.")
-    return str(Path(spec.origin).parent.parent)
 
 
 def _last_lines(log: Path) -> tuple[str, ...]:
+    if not log.exists():
+        return ()
     return tuple(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
 
 

@@ -1,13 +1,14 @@
 """The spawner: a small process that forks the keepers, and outlives the runner long enough to clean up.
 
-Started as ``python -I -S -c ... main(fd, ...)``. Messages from the runner::
+Started as ``python -I -S -c "... main(fd)"``. Messages from the runner::
 
+    ("setup", tier, run_id, scratch, log)   first of all; tier: its name, or "auto"
     ("keeper", cgroup)   with the keeper's end of its socket; cgroup: its folder, or None
     ("abandon", pid)     a keeper died under its script: kill what it held
 
 and to the runner::
 
-    ("tier", name, user_namespace, parent, notes)   first of all: what the probes found
+    ("tier", name, user_namespace, parent, notes)   answer to "setup": what the probes found
     ("forked", pid)                                 or ("not-forked", errno, text)
     ("abandoned", pid)
 """
@@ -258,11 +259,27 @@ class Spawner:
             select.select([self._wake_read], [], [], 0.005)
 
 
-def main(fd: int, wanted: str, run_id: str, scratch: str) -> NoReturn:
-    """Be the spawner on socket `fd`; remove the folder `scratch` when the runner has gone."""
+def main(fd: int) -> NoReturn:
+    """Be the spawner on socket `fd`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)  # the runner decides when it is over
     control = socket.socket(fileno=fd)
+    reader = Reader()
+    while not reader.ended:
+        reader.fill(control)
+        for message in reader.messages():
+            _serve(control, message)
+    os._exit(0)  # the runner had nothing to run
+
+
+def _serve(control: socket.socket, message: Message) -> NoReturn:
+    match message:
+        case ("setup", str(wanted), str(run_id), str(scratch), str(log)):
+            pass
+        case _:
+            raise AssertionError(message)
+    complaints = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    os.dup2(complaints, 2)
     tier = Tier(wanted, run_id)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # where it is not to be had, `scan` is not in force

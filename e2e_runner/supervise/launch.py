@@ -1,0 +1,67 @@
+"""Launching the spawner: light, so that it can be the first thing a run does.
+
+The spawner takes as long to start as the runner takes to read its configuration, so they do it side
+by side. Nothing is set up before `client.Supervisor.open` asks for it.
+"""
+
+import importlib.util
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from e2e_runner.errors import SetupError
+
+
+class Spawner:
+    """A spawner process that waits to be told what to set up; it ends with the block."""
+
+    def __init__(self) -> None:
+        """Start it; raises SetupError."""
+        self.sock, theirs = socket.socketpair()
+        # -I -S: neither the caller's PYTHON* variables nor site-packages, for a third of the start-up.
+        # What it imports is found by these two folders: this package, and (one tier only) psutil.
+        code = (
+            f"import sys; sys.path[:] = [{_folder_of('e2e_runner')!r}, *sys.path, {_folder_of('psutil')!r}]; "
+            f"from e2e_runner.supervise.spawner import main; main({theirs.fileno()})"
+        )
+        try:
+            with theirs:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    cwd="/",  # it may outlive the folder that it was started from
+                    start_new_session=True,  # Ctrl-C is the runner's to handle
+                    pass_fds=[theirs.fileno()],
+                )
+        except OSError as error:
+            self.sock.close()
+            raise SetupError(
+                f"The process that starts the scripts cannot be started: {error.strerror}.",
+                facts=(f"interpreter: {sys.executable}",),
+                remedy="see that the system has processes and memory to spare.",
+            ) from error
+
+    def __enter__(self) -> Self:
+        """Nothing more to start."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Hang up, and wait for its end: bounded, and short when all is well."""
+        self.sock.close()
+        self.process.wait()
+
+
+def _folder_of(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SetupError(f"The package {package} is not installed.", remedy="reinstall e2e-runner.")
+    return str(Path(spec.origin).parent.parent)
