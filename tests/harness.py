@@ -9,17 +9,33 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+
+from e2e_runner.supervise import linux
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHILDREN = Path(__file__).resolve().parent / "children"
 NOBODY = 65534
+IS_ROOT = os.geteuid() == 0
+
+_NEEDS_ROOT = pytest.mark.skipif(not IS_ROOT, reason="needs root")
+# What a fixture is given: the tier, and the user to run as (None: this process's own).
+TIERS = [
+    pytest.param(("cgroup", None), marks=_NEEDS_ROOT),
+    pytest.param(("pid-namespace", None)),
+    pytest.param(("scan", None)),
+    pytest.param(("cgroup", NOBODY), marks=_NEEDS_ROOT),
+    pytest.param(("pid-namespace", NOBODY), marks=_NEEDS_ROOT),
+    pytest.param(("scan", NOBODY), marks=_NEEDS_ROOT),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +54,29 @@ class Outcome:
     @property
     def statuses(self) -> dict[str, str]:
         return {path: example["status"] for path, example in self.examples.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A run under way."""
+
+    process: subprocess.Popen[str]
+    report: Path
+
+    def outcome(self, *, timeout: float = 100) -> Outcome:
+        """Wait for the end of the run."""
+        stdout, stderr = self.process.communicate(timeout=timeout)
+        written = self.report.exists() and self.report.stat().st_size > 0
+        return Outcome(
+            code=self.process.returncode,
+            stdout=stdout or "",
+            stderr=stderr or "",
+            report=json.loads(self.report.read_text(encoding="utf-8")) if written else {},
+        )
+
+    def offspring(self) -> list[psutil.Process]:
+        """List every process that descends from e2e-run: the spawner first, then keepers and scripts."""
+        return psutil.Process(self.process.pid).children(recursive=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,46 +118,56 @@ class Project:
         return env | dict(extra or {})
 
     def start(
-        self, *args: str, env: Mapping[str, str] | None = None, stdout: Any = subprocess.PIPE
+        self,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        stdout: Any = subprocess.PIPE,
+        prefix: Sequence[str] = (),
+        **more: Any,
     ) -> subprocess.Popen[str]:
-        """Start e2e-run in the project; its own output is piped."""
+        """Start e2e-run in the project; its own output is piped.
+
+        `prefix` is a command that is handed the one of e2e-run; `more` is for Popen.
+        """
         who: dict[str, Any] = (
             {} if self.user is None else {"user": self.user, "group": self.user, "extra_groups": []}
         )
+        usual: dict[str, Any] = {
+            "cwd": self.root,
+            "stdin": subprocess.DEVNULL,
+            "stderr": subprocess.PIPE,
+            "start_new_session": True,
+        }
         return subprocess.Popen(
-            self.command(*args),
-            cwd=self.root,
+            [*prefix, *self.command(*args)],
             env=self.environment(env),
-            stdin=subprocess.DEVNULL,
             stdout=stdout,
-            stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,
-            **who,
+            **{**usual, **who, **more},
         )
 
-    def run(
-        self, *args: str, env: Mapping[str, str] | None = None, timeout: float = 100
-    ) -> Outcome:
-        """Run e2e-run to its end, with a JSON report."""
+    @contextlib.contextmanager
+    def running(self, *args: str, **how: Any) -> "Iterator[Running]":
+        """Run e2e-run, with a JSON report, in the background of the block; see `start`."""
         report = self.root / f"report-{uuid.uuid4().hex}.json"
-        process = self.start(*args, "--report", f"json={report}", env=env)
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        finally:
-            process.kill()
-            process.wait()
-        content = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
-        return Outcome(code=process.returncode, stdout=stdout, stderr=stderr, report=content)
+        with self.start(*args, "--report", f"json={report}", **how) as process:
+            try:
+                yield Running(process=process, report=report)
+            finally:
+                process.kill()
+
+    def run(self, *args: str, timeout: float = 100, **how: Any) -> Outcome:
+        """Run e2e-run to its end, with a JSON report; see `start`."""
+        with self.running(*args, **how) as running:
+            return running.outcome(timeout=timeout)
 
     def survivors(self) -> list[psutil.Process]:
         """List the living processes that run with this project's interpreter."""
         return [
             process
             for process in psutil.process_iter()
-            if str(self.python) in _command_line(process)
-            and process.status() != psutil.STATUS_ZOMBIE
+            if str(self.python) in _command_line(process) and is_living(process)
         ]
 
 
@@ -162,6 +211,75 @@ def ordinary_python() -> Path | None:
             if done.returncode == 0:
                 return Path(name)
     return None
+
+
+@contextlib.contextmanager
+def in_tier(tier: str, user: int | None) -> Iterator[Project]:
+    """Make a project for runs in a containment tier by a user; skip where that cannot be had."""
+    if user is not None and ordinary_python() is None:
+        pytest.skip("no interpreter here can be run by an ordinary user")
+    with contextlib.ExitStack() as stack:
+        if tier == "cgroup" and user is not None:
+            stack.enter_context(delegated_cgroup(user))
+        yield stack.enter_context(project(user=user))
+
+
+@contextlib.contextmanager
+def delegated_cgroup(user: int) -> Iterator[Path]:
+    """Put this process into a cgroup that `user` owns, as systemd does for a user's session."""
+    own = linux.own_cgroup()
+    if own is None:
+        pytest.skip("no cgroup v2 is mounted")
+    session = own / f"e2e-test-{os.getpid()}"
+    session.mkdir()
+    try:
+        for file in (session, session / "cgroup.procs"):
+            os.chown(file, user, user)
+        (session / "cgroup.procs").write_text(str(os.getpid()))
+        yield session
+    finally:
+        (own / "cgroup.procs").write_text(str(os.getpid()))
+        for folder in session.glob("e2e-run-*"):
+            folder.rmdir()
+        session.rmdir()
+
+
+def wait_until(fact: Callable[[], object], what: str, *, seconds: float = 20) -> None:
+    """Look until an observable fact holds; fail, saying `what` did not come, after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g}s in vain until {what}")
+        time.sleep(0.005)
+
+
+def wait_lines(file: Path, count: int = 1) -> list[str]:
+    """Wait until a file has so many whole lines, such as the pids of children that are ready."""
+
+    def lines() -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return file.read_text(encoding="utf-8").split("\n")[:-1]
+        return []
+
+    wait_until(lambda: len(lines()) >= count, f"{file.name} had {count} lines")
+    return lines()
+
+
+def wait_gone(processes: Iterable[psutil.Process], *, seconds: float = 20) -> None:
+    """Wait until none of the processes lives any more."""
+
+    def living() -> list[psutil.Process]:
+        return [process for process in processes if is_living(process)]
+
+    wait_until(lambda: not living(), "they were gone", seconds=seconds)
+
+
+def is_living(process: psutil.Process) -> bool:
+    """Tell whether a process is there and no zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def free_port() -> int:
