@@ -9,7 +9,7 @@ e2e: $(STAMP)
 	$(BIN)/e2e-run examples/
 
 test: $(STAMP)
-	PYTHONDEVMODE=1 $(BIN)/python -m pytest
+	PYTHONDEVMODE=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

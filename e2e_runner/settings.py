@@ -256,7 +256,7 @@ RUN_SETTINGS = (
     _setting(
         "verbose",
         kinds.count(least=0),
-        "Shows more; repeat for more still.",
+        "Shows what is skipped and each phase; in `list`, where settings come from.",
         *(_F, _E),
         flags=("-v", "--verbose"),
         default=0,
@@ -264,7 +264,7 @@ RUN_SETTINGS = (
     _setting(
         "quiet",
         kinds.FLAG,
-        "Shows only what is not ok, and the summary.",
+        "Shows only what is not ok, and the totals.",
         *(_F, _E),
         flags=("-q", "--quiet"),
         default=False,

@@ -1,10 +1,8 @@
-import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PORT = 8000
 
-pytestmark = pytest.mark.xdist_group("port-8000")
+pytestmark = pytest.mark.usefixtures("demo_port")
 
 
 def run_by_hand(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -31,19 +29,6 @@ def run_by_hand(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def somebody_listens() -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", PORT)) == 0
-
-
-@pytest.fixture(autouse=True)
-def port_for_one_test() -> Iterator[None]:
-    # The mark does not suffice: pytest-xdist 3.8 ignores groups under pytest 9.2 (its issue 1386).
-    folder = os.open(EXAMPLES, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        if somebody_listens():
-            pytest.fail(f"port {PORT} is taken before the test: stop what listens there")
-        yield
-    finally:
-        os.close(folder)
 
 
 @pytest.mark.parametrize(

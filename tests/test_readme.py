@@ -1,0 +1,354 @@
+"""The README is true: its commands run, its output is what they print, its tables are what the code does."""
+
+import dataclasses
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from e2e_runner import docs, verdict
+from e2e_runner.cli import group
+from e2e_runner.config import resolve
+from e2e_runner.hints import load_rules
+from e2e_runner.metadata import read_metadata
+from e2e_runner.model import Containment, ReportFormat, Status
+from e2e_runner.settings import SETTINGS, Scope, within
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text("utf-8")
+
+# <!-- not run: REASON --> before a block says why it is not run here.
+_BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+_OWN_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+_OF_OTHERS = {"--bind"}  # of python -m http.server
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    language: str
+    text: str
+    reason: str  # why it is not run
+
+    @property
+    def commands(self) -> str:
+        """What is pasted; in a `console` block that stands behind the prompts."""
+        if self.language == "sh":
+            return self.text
+        return "".join(
+            line.removeprefix("$ ")
+            for line in self.text.splitlines(keepends=True)
+            if line.startswith("$ ")
+        )
+
+    @property
+    def output(self) -> str:
+        return "".join(
+            line for line in self.text.splitlines(keepends=True) if not line.startswith("$ ")
+        )
+
+
+BLOCKS = [
+    Block(language=found["language"], text=found["text"], reason=found["reason"] or "")
+    for found in _BLOCK.finditer(README)
+]
+
+
+def blocks(*languages: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language in languages]
+
+
+def table(*head: str) -> list[list[str]]:
+    """Give the rows of the table with this head."""
+    lines = README.splitlines()
+    start = lines.index(f"| {' | '.join(head)} |") + 2
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+def test_every_block_is_of_a_kind_that_is_checked() -> None:
+    assert {block.language for block in BLOCKS} == {"console", "python", "sh", "toml", "yaml"}
+    assert README.count("\n```") == 2 * len(BLOCKS)
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Make a copy of the repository in which the commands may write, with this environment as its own."""
+    for name in ("Makefile", "README.md", "pyproject.toml"):
+        shutil.copy2(REPOSITORY / name, tmp_path / name)
+    shutil.copytree(
+        REPOSITORY / "examples",
+        tmp_path / "examples",
+        ignore=shutil.ignore_patterns("__pycache__", ".e2e-run"),
+    )
+    venv = tmp_path / ".venv"
+    venv.mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        if entry.name != ".installed":
+            (venv / entry.name).symlink_to(entry)
+    (venv / ".installed").touch()  # so that make has nothing to install
+    return tmp_path
+
+
+def run_all(chosen: list[Block], folder: Path) -> list[str]:
+    """Paste blocks into one shell, one after the other; gives what each printed."""
+    marker = "=== e2e-run README block"
+    script = "".join(
+        f"printf '%s\\n' '{marker}'\n"
+        # The commands of a `sh` block succeed; those of a `console` block show what they show.
+        f"set {'-' if block.language == 'sh' else '+'}e\n{_waiting(block.commands)}"
+        for block in chosen
+    )
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("E2E_RUN")}
+    for name in ("CI", "COLUMNS", "FORCE_COLOR", "MAKEFLAGS", "PYTHONDEVMODE", "VIRTUAL_ENV"):
+        environ.pop(name, None)
+    done = subprocess.run(
+        ["bash", "-c", script + "exit 0\n"],
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout.split(f"{marker}\n")[1:]
+
+
+def _waiting(commands: str) -> str:
+    """Let a server that is put into the background open its port before the next command."""
+    return re.sub(
+        r"^(.* (\d{4,5}) .*&)$",
+        r"\1\nuntil (: 3<>/dev/tcp/127.0.0.1/\2) 2>/dev/null; do sleep 0.05; done",
+        commands,
+        flags=re.MULTILINE,
+    )
+
+
+def comparable(output: str, folder: Path) -> list[str]:
+    """Leave out of an output what differs from run to run and from machine to machine."""
+    text = output.replace(str(folder), "/home/maria/e2e-run")
+    text = re.sub(
+        r"^  (cgroup|pid-namespace|scan|process-group), because .*\n", "", text, flags=re.MULTILINE
+    )
+    text = re.sub(r"processes: \S+", "processes: TIER", text)
+    text = re.sub(r"\b\d{8}-\d{6}-[0-9a-f]{6}\b", "RUN", text)
+    text = re.sub(r"\b(pid|process|kill) \d+", r"\1 N", text)
+    text = re.sub(r"\buser [\w-]+", "user NAME", text)
+    text = re.sub(r"\b(\d+m\d\ds|\d+(\.\d+)?m?s)\b", "TIME", text)
+    text = re.sub(r"\([^()\n]*…", "(…", text)  # a line that is cut at the width of the terminal
+    text = re.sub(r"^(\d+ +(taken|free)) .*", r"\1", text, flags=re.MULTILINE)  # same
+    text = re.sub(r"─+", "─", text)
+    return [re.sub(r"\s+", " ", line).strip() for line in text.splitlines()]
+
+
+@pytest.mark.usefixtures("demo_port")
+def test_commands_run_and_print_what_the_readme_says(checkout: Path) -> None:
+    chosen = [block for block in blocks("console", "sh") if not block.reason]
+    printed = run_all(chosen, checkout)
+
+    assert len(printed) == len(chosen)
+    for block, output in zip(chosen, printed, strict=True):
+        if block.language == "console":
+            expected = comparable(block.output, checkout)
+            assert comparable(output, checkout) == expected, f"{block.commands}{output}"
+    assert (checkout / ".e2e-run" / "examples.json").exists()
+    assert (checkout / ".e2e-run" / "examples.xml").exists()
+
+
+def test_targets_of_make_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text("utf-8")
+    named = set(re.findall(r"\bmake ([a-z0-9]+)\b(?=`|$)", README, re.MULTILINE))
+    assert named == {"bench", "e2e", "format", "lint", "test"}
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_only_blocks_that_cannot_run_are_left_out() -> None:
+    left_out = [block.text.splitlines()[0] for block in BLOCKS if block.reason]
+    assert left_out == [
+        "make test",
+        "pip install path/to/e2e-run",
+        ".venv/bin/python -m pytest tests/test_hints.py",
+    ]
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_metadata_is_accepted(block: Block) -> None:
+    metadata = read_metadata(block.text, "example.py")
+    assert metadata.declared
+    assert metadata.problems == ()
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("toml") if "tool.e2e-run" in b.text])
+def test_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(block.text, "utf-8")
+    (tmp_path / "examples").mkdir()
+    resolved = resolve({}, (), {}, tmp_path)
+    assert resolved.warnings == ()
+    assert resolved.run.config_file == tmp_path / "pyproject.toml"
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("toml") if "tool.e2e-run" not in b.text])
+def test_rules_are_accepted(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(block.text, "utf-8")
+    (rule,) = load_rules(file)
+    assert rule.cause == "queue-full"
+
+
+def test_causes_that_are_named_exist() -> None:
+    sentence = README.split("with a sentence of advice: ")[1].split(" and more.")[0]
+    causes = {rule.cause for rule in load_rules()}
+    named = re.findall(r"`([^`]+)`", sentence)
+    assert len(named) == 5
+    assert causes.issuperset(named)
+    assert len(causes) > len(named)
+
+
+def test_references_are_current() -> None:
+    assert README.count("<!-- reference: ") == 2
+    assert docs.update(README) == README, "run: python -m e2e_runner.docs README.md"
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[click.Command]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield command
+
+
+def options(command: click.Command) -> list[click.Option]:
+    return [param for param in command.params if isinstance(param, click.Option)]
+
+
+def help_options() -> set[str]:
+    """List what ``e2e-run --help`` shows as options."""
+    done = subprocess.run(
+        [sys.executable, "-m", "e2e_runner", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    listed = done.stdout.split("Options:\n")[1].split("Commands:\n")[0]
+    heads = re.findall(r"^  (-\S.*?)(?:  |$)", listed, re.MULTILINE)
+    return {option for head in heads for option in _OWN_OPTION.findall(head)}
+
+
+def test_reference_has_the_options_of_help_and_no_others() -> None:
+    head = ("key", "type", "default", "environment", "flag", "what it does")
+    rows = [[cell.replace("`", "") for cell in row] for row in table(*(name for name in head))]
+    referred = {flag for row in rows for flag in row[4].split(", ") if flag}
+    assert help_options() - {"-h", "--help"} == referred
+
+
+def test_options_that_the_text_names_exist() -> None:
+    known = {name for command in commands() for option in options(command) for name in option.opts}
+    known |= {"-h", "--help", "--version"} | _OF_OTHERS
+    fenced = [block for block in BLOCKS if "e2e-run" in block.text]
+    quoted = re.findall(r"`[^`\n]+`", _BLOCK.sub("", README))
+    texts = [*(block.text for block in fenced if block.language != "python"), *quoted]
+    named = {option for text in texts for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)}
+    assert named <= known, named - known
+
+
+def test_every_option_and_command_has_help() -> None:
+    for command in commands():
+        assert command.help
+        for option in options(command):
+            assert option.help, (command.name, option.name)
+            assert re.fullmatch(r"[A-Z].*[.\]]", option.help, re.DOTALL), option.help
+
+
+def test_every_setting_has_one_sentence_in_the_present() -> None:
+    for setting in SETTINGS:
+        first = setting.help.split()[0]
+        assert setting.help.endswith(".")
+        assert re.fullmatch(r"[A-Z][a-z]+s|Does", first), setting.help
+
+
+def test_all_commands_are_named() -> None:
+    listed = {re.search(r"e2e-run(?: (\w+))? \[", row[0]) for row in table("command", "does")}
+    names = {found[1] or "run" for found in listed if found}
+    assert names == set(group.list_commands(click.Context(group)))
+
+
+def test_limits_that_are_named_are_the_defaults() -> None:
+    settings = within(Scope.CONFIG)
+    assert settings["max-output"].default == 64 * 1024**2
+    assert settings["keep-runs"].default == 20
+    assert "`max-output` (64 MiB)" in README
+    assert "The logs of the last 20 runs" in README
+
+
+# --- statuses, codes, tiers ----------------------------------------------------------------------
+
+
+def test_statuses() -> None:
+    rows = table("status", "meaning", "counts as")
+    assert [row[0].strip("`") for row in rows] == [status.value for status in Status]
+    for status, row in zip(Status, rows, strict=True):
+        expected = {
+            (True, True): "ok",
+            (True, False): "ok; with `--strict` not ok",
+            (False, False): "not ok",
+        }[verdict.is_ok(status, strict=False), verdict.is_ok(status, strict=True)]
+        if status is Status.NOT_RUN:
+            expected = "never green"
+        if not verdict.is_bad(status, strict=True) and status is Status.SKIPPED:
+            expected = "neutral"
+        assert row[2] == expected
+
+
+def test_exit_codes() -> None:
+    shown = [int(code) for row in table("exit code", "when") for code in row[0].split(", ")]
+    constants = [value for name, value in vars(verdict).items() if name.startswith("EXIT_")]
+    signals = [128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
+    assert shown == sorted(constants) + signals
+
+
+def test_tiers() -> None:
+    rows = table("tier", "needs", "what it cannot do")
+    assert [row[0].strip("`") for row in rows] == [tier.value for tier in Containment]
+
+
+def test_report_formats() -> None:
+    section = README.split("## Reports and CI")[1].split("\n## ")[0]
+    assert re.findall(r"^- `(\w+)`:", section, re.MULTILINE) == [
+        kind.value for kind in ReportFormat
+    ]
+
+
+def test_the_steps_for_ci_write_what_they_keep() -> None:
+    (block,) = blocks("yaml")
+    text = textwrap.dedent(block.text)
+    report = re.search(r"--report junit=(\S+)", text)
+    assert report
+    assert text.count(report[1]) == 2
