@@ -117,7 +117,8 @@ def details(
     for label, words in facts(result):
         kind = Style.LINK if label == "Advice" else Style.PLAIN
         yield from _paragraph(f"{label}: {words}" if label else words, width, kind)
-    if with_output and result.attempts:
+    # A blocked example never started, but its companion may have written why.
+    if with_output and (result.attempts or result.output_tail):
         heading, lines = last_lines(result)
         yield [(f"{_INDENT}{heading}{':' if lines else ''}", Style.DIM)]
         for line in lines:
