@@ -90,13 +90,13 @@ EXPECTED = {
 }
 
 TIERS = [
-    pytest.param("cgroup", None, marks=pytest.mark.skipif(not IS_ROOT, reason="needs root")),
-    pytest.param("pid-namespace", None),
-    pytest.param("scan", None),
-    pytest.param("process-group", None),
-    pytest.param("cgroup", NOBODY, marks=pytest.mark.skipif(not IS_ROOT, reason="needs root")),
-    pytest.param("pid-namespace", NOBODY, marks=pytest.mark.skipif(not IS_ROOT, reason="is one")),
-    pytest.param("scan", NOBODY, marks=pytest.mark.skipif(not IS_ROOT, reason="is one")),
+    ("cgroup", None),
+    ("pid-namespace", None),
+    ("scan", None),
+    ("process-group", None),
+    ("cgroup", NOBODY),
+    ("pid-namespace", NOBODY),
+    ("scan", NOBODY),
 ]
 # What macOS offers cannot see a process that detaches and clears its environment between two looks.
 ESCAPES_PROCESS_GROUP = {"daemon_clean_env.py", "fork_hopper.py"}
@@ -132,9 +132,16 @@ class Ran:
     survivors: list[str]
 
 
-@pytest.fixture(scope="module", params=TIERS)
+def _name(param: tuple[str, int | None]) -> str:
+    tier, user = param
+    return tier if user is None else f"{tier}-ordinary-user"
+
+
+@pytest.fixture(scope="module", params=TIERS, ids=_name)
 def ran(request: pytest.FixtureRequest) -> Iterator[Ran]:
     tier, user = request.param
+    if not IS_ROOT and (user is not None or tier == "cgroup"):
+        pytest.skip("needs root: to become another user, and to own a cgroup")
     if user is not None and ordinary_python() is None:
         pytest.skip("no interpreter here can be run by an ordinary user")
     with contextlib.ExitStack() as stack:

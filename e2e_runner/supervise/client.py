@@ -258,7 +258,10 @@ class Supervisor(_Channel):
         """
         supervisor = cls(spawner.sock)
         with contextlib.suppress(OSError):  # its end is seen right below
-            send(spawner.sock, ("setup", wanted or "auto", run_id, str(scratch), str(log)))
+            send(
+                spawner.sock,
+                ("setup", wanted.value if wanted else "auto", run_id, str(scratch), str(log)),
+            )
         try:
             await supervisor._probed(log)
             supervisor._fork_ahead()
