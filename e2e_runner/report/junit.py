@@ -133,7 +133,7 @@ def _explanation(result: Result) -> str:
         [
             f"{result.status.value}{cause}",
             *_labelled(facts(result)),
-            *([f"{heading}:" if lines else f"{heading}."] if result.attempts else []),
+            *([f"{heading}:" if lines else f"{heading}."] if lines or result.attempts else []),
             *(f"  {line}" for line in lines),
             *_labelled(places(result)),
         ]
