@@ -125,6 +125,7 @@ def test_the_advice_names_what_was_found(name: str, advice: str) -> None:
 
 def test_the_port_that_was_in_use_is_a_detail() -> None:
     assert _diagnose(_saved("port-in-use/uvicorn")).details == {"port": "8000"}
+    assert _diagnose(_saved("port-in-use/create-server")).details == {"port": "8000"}
     assert _diagnose(_saved("port-in-use/python")).details == {}
 
 
