@@ -5,6 +5,7 @@ Nothing here holds more than about a megabyte of output in memory.
 
 import codecs
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -69,6 +70,7 @@ class Log:
         if self.fd < 0:
             return
         try:
+            self.bound()  # the last flood may have come after the last look
             if self._cut:
                 self._assemble()
         finally:
@@ -90,7 +92,6 @@ class Log:
             _copy(self.fd, head.fileno(), self._half)
 
     def _assemble(self) -> None:
-        self.bound()  # the last flood may have come after the last look
         dropped = format_size(self.dropped)
         note = f"\n[... e2e-run dropped {dropped} of output here: more than max-output ...]\n"
         with self._head_file.open("ab") as whole:

@@ -4,12 +4,22 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import NOBODY, Outcome, Project, ordinary_python, overrides, project
+from harness import (
+    NOBODY,
+    Outcome,
+    Project,
+    delegated_cgroup,
+    ordinary_python,
+    overrides,
+    project,
+)
 
 IS_ROOT = os.geteuid() == 0
 
@@ -102,28 +112,6 @@ TIERS = [
 ESCAPES_PROCESS_GROUP = {"daemon_clean_env.py", "fork_hopper.py"}
 
 
-@contextlib.contextmanager
-def delegated_cgroup(user: int) -> Iterator[None]:
-    """Put this process into a cgroup that `user` owns, as systemd does for a user's session."""
-    from e2e_runner.supervise import linux
-
-    own = linux.own_cgroup()
-    if own is None:
-        pytest.skip("no cgroup v2 is mounted")
-    session = own / f"e2e-test-{os.getpid()}"
-    session.mkdir()
-    try:
-        for file in (session, session / "cgroup.procs"):
-            os.chown(file, user, user)
-        (session / "cgroup.procs").write_text(str(os.getpid()))
-        yield
-    finally:
-        (own / "cgroup.procs").write_text(str(os.getpid()))
-        for folder in session.glob("e2e-run-*"):
-            folder.rmdir()
-        session.rmdir()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
     tier: str
@@ -137,31 +125,43 @@ def _name(param: tuple[str, int | None]) -> str:
     return tier if user is None else f"{tier}-ordinary-user"
 
 
-@pytest.fixture(scope="module", params=TIERS, ids=_name)
-def ran(request: pytest.FixtureRequest) -> Iterator[Ran]:
-    tier, user = request.param
+@pytest.fixture(scope="module")
+def runs() -> Iterator[dict[str, "Future[Ran]"]]:
+    """Run the children in every tier, a few at once: they spend their time waiting."""
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(3) as pool:
+        if IS_ROOT:
+            stack.enter_context(delegated_cgroup(NOBODY))
+        lock = threading.Lock()
+        yield {
+            _name((tier, user)): pool.submit(_run, stack, lock, tier, user) for tier, user in TIERS
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(stack: contextlib.ExitStack, lock: threading.Lock, tier: str, user: int | None) -> Ran:
     if not IS_ROOT and (user is not None or tier == "cgroup"):
         pytest.skip("needs root: to become another user, and to own a cgroup")
     if user is not None and ordinary_python() is None:
         pytest.skip("no interpreter here can be run by an ordinary user")
-    with contextlib.ExitStack() as stack:
-        if tier == "cgroup" and user is not None:
-            stack.enter_context(delegated_cgroup(user))
+    with lock:
         made = stack.enter_context(project(user=user))
-        chosen = [n for n in EXPECTED if tier != "process-group" or n not in ESCAPES_PROCESS_GROUP]
-        for name in chosen:
-            made.child(name)
-        config = made.root / "e2e-run.toml"
-        config.write_text(
-            config.read_text()
-            + 'max-output = "1MiB"\n'
-            + overrides({name: EXPECTED[name].settings for name in chosen})
-        )
-        outcome = made.run(
-            "--containment", tier, "--timeout", "30s", *chosen, env={"E2E_CHILD_MB": "50"}
-        )
-        survivors = [" ".join(process.cmdline()) for process in made.survivors()]
-        yield Ran(tier=tier, project=made, outcome=outcome, survivors=survivors)
+    chosen = [n for n in EXPECTED if tier != "process-group" or n not in ESCAPES_PROCESS_GROUP]
+    for name in chosen:
+        made.child(name)
+    config = made.root / "e2e-run.toml"
+    config.write_text(
+        config.read_text()
+        + 'max-output = "1MiB"\ntimeout = "30s"\n'
+        + overrides({name: EXPECTED[name].settings for name in chosen})
+    )
+    outcome = made.run("--containment", tier, *chosen, env={"E2E_CHILD_MB": "50"})
+    survivors = [" ".join(process.cmdline()) for process in made.survivors()]
+    return Ran(tier=tier, project=made, outcome=outcome, survivors=survivors)
+
+
+@pytest.fixture(params=TIERS, ids=_name)
+def ran(request: pytest.FixtureRequest, runs: dict[str, "Future[Ran]"]) -> Ran:
+    return runs[_name(request.param)].result()
 
 
 pytestmark = [pytest.mark.timeout(180)]
