@@ -66,20 +66,28 @@ class Log:
         return self._decoder.decode(data)
 
     def close(self) -> None:
-        """Put the pieces together and close; `file` is then whole, but for its middle."""
+        """Put the pieces together and close; `file` is then whole, but for its middle.
+
+        Raises OSError when it may lack more than that, as on a full disk: a script that ignores
+        failed writes does not say so, and one that dies of them can often not write why.
+        """
         if self.fd < 0:
             return
         try:
             self.bound()  # the last flood may have come after the last look
             if self._cut:
                 self._assemble()
+            disk = os.fstatvfs(self.fd)
+            if disk.f_bavail == 0 and disk.f_blocks > 0:  # some file systems do not count
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.file))
         finally:
             os.close(self.fd)
             self.fd = -1
 
     def discard(self) -> None:
         """Close and remove a log that nobody wrote to."""
-        self.close()
+        with contextlib.suppress(OSError):
+            self.close()
         with contextlib.suppress(OSError):
             self.file.unlink()
 

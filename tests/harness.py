@@ -151,7 +151,7 @@ class Project:
     def running(self, *args: str, **how: Any) -> "Iterator[Running]":
         """Run e2e-run, with a JSON report, in the background of the block; see `start`."""
         report = self.root / f"report-{uuid.uuid4().hex}.json"
-        with self.start(*args, "--report", f"json={report}", **how) as process:
+        with self.start("--report", f"json={report}", *args, **how) as process:
             try:
                 yield Running(process=process, report=report)
             finally:

@@ -5,6 +5,7 @@ option of ``run``. Commands are imported when they are called, which keeps ``--v
 """
 
 import importlib
+import os
 import sys
 
 import click
@@ -58,8 +59,18 @@ def group() -> None:
     """Run a project's example scripts as its end-to-end tests."""
 
 
+def _hold_standard_descriptors() -> None:
+    """Fill the numbers of closed standard streams, so that no file or socket of ours takes them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # not for writing: it stays an error to write to what was closed
+            os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number, which is this one
+
+
 def main() -> None:
     """Run ``e2e-run`` and exit; what a user can cause is told without a traceback."""
+    _hold_standard_descriptors()
     try:
         code = group.main(prog_name="e2e-run", standalone_mode=False)
     except click.exceptions.Exit as leave:
