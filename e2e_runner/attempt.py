@@ -324,7 +324,7 @@ class Attempt:
         if not leaks:
             if await script.child.wait_empty(0):
                 return []
-            leaks.append(LeakedProcess(pid=0, command="[ended and started anew at each look]"))
+            leaks.append(LeakedProcess(pid=None, command="ends and starts anew all the time"))
         self._phase(Phase.KILLING, text.plural(len(leaks), "leftover"))
         if not await script.child.kill():
             self._warn("Something that it left behind withstood SIGKILL.")

@@ -273,7 +273,7 @@ class Exit:
 class LeakedProcess:
     """A process that outlived its script."""
 
-    pid: int
+    pid: int | None  # None: it ended and started anew at each look, as a fork bomb does
     command: str
     ports: tuple[int, ...] = ()
 

@@ -267,7 +267,7 @@ def describe_leaks(leaks: Iterable[Leak]) -> str:
 def _leak_name(leak: Leak) -> str:
     match leak:
         case LeakedProcess():
-            return f"process {leak.pid}"
+            return "a process" if leak.pid is None else f"process {leak.pid}"
         case LeakedPort():
             return f"port {leak.port}"
         case _:

@@ -61,7 +61,7 @@ def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner") -> i
                 run,
                 spawner=spawner,
                 load_rules=load_rules,
-                environ=os.environ,
+                environ=dict(os.environ),  # a plain dict: it is copied for every script
                 emit=emit,
             )
         )

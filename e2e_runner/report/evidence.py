@@ -17,7 +17,8 @@ def leak_words(leak: Leak) -> str:
     """
     match leak:
         case LeakedProcess():
-            words = f"process {leak.pid} ({text.one_line(leak.command)})"
+            name = "a process" if leak.pid is None else f"process {leak.pid}"
+            words = f"{name} ({text.one_line(leak.command)})"
             if leak.ports:
                 noun = "port" if len(leak.ports) == 1 else "ports"
                 words += f", listening on {noun} {', '.join(map(str, leak.ports))}"
