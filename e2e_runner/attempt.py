@@ -203,7 +203,9 @@ class Attempt:
                     self._warn(f"The log could not be kept whole: {script.log_trouble}")
         except (StartError, OSError) as error:
             return replace(base, start_error=start_failure(error))
-        except SupervisionLost:
+        except SupervisionLost as error:
+            if not self._starts:
+                return replace(base, start_error=start_failure(error))
             return facts  # without an exit: nobody saw how it ended
         return facts
 
@@ -404,6 +406,8 @@ def by_hand(example: Example, root: Path) -> str:
     """Give the shell command that runs an example by hand, from the root."""
     settings = example.settings
     words = [_from(settings.cwd, word, root) for word in example.argv]
+    if "/" not in words[0] and words[0] != example.argv[0]:
+        words[0] = f"./{words[0]}"  # without a slash the shell would look on PATH
     command = shlex.join(words)
     if settings.env:
         assignments = (f"{name}={shlex.quote(value)}" for name, value in settings.env.items())

@@ -49,7 +49,7 @@ def test_what_would_run_and_what_would_not() -> None:
         result.stdout
         == """\
 Would run 1 example:
-  examples/example_orders.py  2m00s; needs port 8000; uses port 8001; slow
+  examples/example_orders.py  2m; needs port 8000; uses port 8001; slow
 
 Would not run:
   examples/example_ws_ticker.py  tagged websocket (--skip-websocket)
@@ -77,7 +77,7 @@ def test_every_line_fits_80_columns_unless_a_path_does_not(project: Path) -> Non
 def test_names_are_never_interpreted_nor_control_the_terminal(project: Path) -> None:
     (project / "examples" / "[red]a\x1b[31m\nb.py").write_text("print(1)\n")
     result = _list("-k", "red")
-    assert "  examples/[red]a\\x1b[31m\\nb.py  1m00s\n" in result.stdout
+    assert "  examples/[red]a\\x1b[31m\\nb.py  60s\n" in result.stdout
 
 
 def test_verbose_shows_every_setting_with_its_origin(project: Path) -> None:
@@ -87,8 +87,8 @@ def test_verbose_shows_every_setting_with_its_origin(project: Path) -> None:
         "      strict = yes  (config: pyproject.toml:3)",
         "      keep-runs = 20  (default)",
         "      containment = auto  (default)",
-        "      timeout = 9.00s  (flag: --timeout)",
-        "      grace = 2.00s  (config: pyproject.toml:2)",
+        "      timeout = 9s  (flag: --timeout)",
+        "      grace = 2s  (config: pyproject.toml:2)",
         "      ports = 8000  (metadata: examples/example_orders.py:4)",
         "      stdin = /dev/null  (default)",
     ):
@@ -186,7 +186,7 @@ def test_mistakes_are_raised_as_they_stand(project: Path) -> None:
 
 def test_a_name_that_begins_with_a_dash_is_given_after_two(project: Path) -> None:
     (project / "-x.py").write_text("print(1)\n")
-    assert "  -x.py  1m00s\n" in _list("--", "-x.py").stdout
+    assert "  -x.py  60s\n" in _list("--", "-x.py").stdout
 
 
 # --- the options ---------------------------------------------------------------------------------

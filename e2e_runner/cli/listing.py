@@ -17,7 +17,7 @@ from e2e_runner.model import (
     TcpProbe,
 )
 from e2e_runner.settings import EXAMPLE_SETTINGS, RUN_SETTINGS, Setting
-from e2e_runner.text import cell_width, duration, one_line, plural, size
+from e2e_runner.text import cell_width, limit, one_line, plural, size
 
 SCHEMA = "e2e-run-list/1"
 _WIDEST_PATH = 44  # columns; a longer path has its details on the next line
@@ -80,7 +80,7 @@ def document(plan: Plan, run: RunSettings, *, verbose: bool) -> dict[str, Any]:
 
 def _details(example: Example) -> str:
     settings = example.settings
-    parts = [duration(settings.timeout)]
+    parts = [limit(settings.timeout)]
     if settings.ports:
         parts.append(f"needs port {', '.join(map(str, settings.ports))}")
     if example.found_ports:
@@ -143,7 +143,7 @@ def _words(setting: Setting, value: Any) -> str:
     if value is None or value in ((), {}):
         return setting.default_words
     if setting.name in {"timeout", "grace"}:
-        return duration(value)
+        return limit(value)
     if setting.name == "max-output":
         return size(value)
     if isinstance(value, bool):

@@ -64,7 +64,13 @@ def facts(result: Result) -> list[tuple[str, str]]:
     if result.reason and not names_leaks_only:
         found.append(("", _safe_lines(result.reason)))
     found += [("Advice", _safe_lines(hint)) for hint in result.hints]
-    found += [("Left behind", leak_words(leak)) for leak in result.leaks]
+    # A port is named with the process that listens on it.
+    told = {port for k in result.leaks if isinstance(k, LeakedProcess) for port in k.ports}
+    found += [
+        ("Left behind", leak_words(leak))
+        for leak in result.leaks
+        if not (isinstance(leak, LeakedPort) and leak.port in told)
+    ]
     found += [("Note", _safe_lines(note)) for note in result.notes]
     if result.output_dropped:
         dropped = text.size(result.output_dropped)
