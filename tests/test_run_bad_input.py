@@ -418,3 +418,35 @@ def test_nobody_listens(made: Project, line: str) -> None:
     assert log.read_text() == "fine\n"
     assert "Traceback" not in stderr
     assert "BrokenPipe" not in stderr
+
+
+# --- our own mistakes ----------------------------------------------------------------------------
+
+
+def test_an_error_of_our_own_is_kept_and_loses_no_result(made: Project) -> None:
+    for name in ("0.py", "1.py", "2.py"):
+        made.write(name, "print('fine')")
+    # Fails when the temporary folder of the second script is made, in a way that nobody expects.
+    made.write(
+        "early/sitecustomize.py",
+        "import sys\n"
+        "made = []\n"
+        "def hook(event, args):\n"
+        "    if event == 'tempfile.mkdtemp' and 'e2e-run-' in args[0].rpartition('/')[0]:\n"
+        "        made.append(args[0])\n"
+        "        if len(made) > 1:\n"
+        "            raise RuntimeError('a bug of ours')\n"
+        "sys.addaudithook(hook)\n",
+    )
+    path = os.pathsep.join([str(made.root / "early"), made.environment()["PYTHONPATH"]])
+    outcome = made.run("0.py", "1.py", "2.py", env={"PYTHONPATH": path})
+    assert outcome.code == 70
+    assert set(outcome.statuses) == {"0.py", "1.py", "2.py"}
+    assert outcome.statuses["2.py"] == "not-run"
+    assert "All examples passed" not in outcome.stdout
+    assert "Example Results Summary" in outcome.stdout
+    (kept,) = (made.root / ".e2e-run").glob("internal-error-*.txt")
+    assert "RuntimeError: a bug of ours" in kept.read_text()
+    assert str(kept) in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert made.survivors() == []
