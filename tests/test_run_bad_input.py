@@ -48,6 +48,17 @@ def assert_told(outcome: Outcome, code: int, *said: str) -> None:
     assert "All examples passed" not in outcome.stdout
 
 
+def assert_not_set_up(outcome: Outcome, message: str) -> None:
+    """The message went to stderr, and the reports tell that nothing ran, and why."""
+    assert outcome.code == outcome.report["run"]["exit_code"] == 3
+    assert outcome.statuses == {"passes.py": "not-run"}
+    assert message in outcome.examples["passes.py"]["reason"]
+    assert message in outcome.stderr
+    assert "To fix this: " in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert "All examples passed" not in outcome.stdout
+
+
 def append(made: Project, text: str) -> None:
     config = made.root / "e2e-run.toml"
     config.write_text(config.read_text() + text)
@@ -114,7 +125,7 @@ def test_no_interpreter_for_a_suffix(made: Project) -> None:
     one = outcome.examples["examples/one.zz"]
     assert one["cause"] == "start-error"
     assert one["reason"] == (
-        "could not be started: its interpreter cannot be run: No such file or directory"
+        "could not be started: no-such-program cannot be run: No such file or directory"
     )
 
 
@@ -299,7 +310,7 @@ def test_a_log_disk_that_fills_up(made: Project, containment: str) -> None:
     assert outcome.statuses["3_prints.py"] == "failed"
     # The script could not even write why it died: the log it would say so in has no room.
     (told,) = (w for w in outcome.stdout.splitlines() if w.startswith("warning: 1_fills.py: "))
-    assert told.endswith("/examples/1_fills.py.log: No space left on device")
+    assert told.endswith("/1_fills.py.log: No space left on device")
     assert "Example Results Summary" in outcome.stdout
     assert "Traceback" not in outcome.stderr
     assert made.survivors() == []
@@ -353,13 +364,13 @@ def test_a_state_folder_that_cannot_be_written() -> None:
         made.write("passes.py", "print('fine')")
         (made.root / ".e2e-run").mkdir(mode=0o755)
         outcome = made.run("passes.py")
-    assert_told(outcome, 3, ".e2e-run cannot be used: Permission denied.", "To fix this: ")
+    assert_not_set_up(outcome, ".e2e-run cannot be used: Permission denied.")
 
 
 def test_a_state_folder_that_is_a_file(made: Project) -> None:
     made.write("passes.py", "print('fine')")
     made.write(".e2e-run", "a file")
-    assert_told(made.run("passes.py"), 3, ".e2e-run cannot be used: Not a directory.")
+    assert_not_set_up(made.run("passes.py"), ".e2e-run cannot be used: Not a directory.")
 
 
 def test_no_temporary_folder(made: Project) -> None:

@@ -53,7 +53,19 @@ class Handler(BaseHTTPRequestHandler):
 server = HTTPServer(("127.0.0.1", int(os.environ["E2E_CHILD_PORT"])), Handler)
 server.handle_request()  # of the one who looks whether it is ready
 server.handle_request()  # of the script
+os._exit(0)
 """
+
+OUTLIVES = (
+    ASKS
+    + """
+try:
+    while True:
+        urllib.request.urlopen(url)
+except OSError:
+    print("it is gone")
+"""
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +163,7 @@ def ran() -> Iterator[Ran]:
             "outlives.py",
             env(ports["ends"]),
             'needs = ["companion_ends.py"]',
-            source=ASKS,
+            source=OUTLIVES,
         )
         selected = [
             *(
@@ -231,11 +243,17 @@ def test_a_server_that_ends_well_before_it_is_ready_failed(ran: Ran) -> None:
 def test_an_undeclared_server_is_told_how_to_declare_itself(ran: Ran) -> None:
     example = ran.outcome.examples["undeclared.py"]
     assert (example["status"], example["cause"]) == ("timeout", "time-limit")
-    lines = ["# [tool.e2e-run]", f'# serve = "tcp://127.0.0.1:{ran.ports["undeclared"]}"']
+    lines = [
+        "# /// script",
+        "# [tool.e2e-run]",
+        f'# serve = "tcp://127.0.0.1:{ran.ports["undeclared"]}"',
+        "# ///",
+    ]
     (hint,) = (hint for hint in example["hints"] if "It was listening" in hint)
     assert hint.splitlines()[1:] == lines
     shown = [line.strip() for line in ran.outcome.stdout.splitlines()]
-    assert shown[shown.index(lines[0]) + 1] == lines[1]
+    first = shown.index(lines[0])
+    assert shown[first : first + 4] == lines
 
 
 def test_companions_are_started_in_order_and_stopped_after(ran: Ran) -> None:
@@ -341,7 +359,7 @@ def test_a_companion_that_cannot_be_started_is_told(blocked: Ran) -> None:
     assert example["cause"] == "companion-not-ready"
     assert example["reason"] == (
         "companion no_interpreter.py could not be started: "
-        "its interpreter cannot be run: No such file or directory"
+        "/nonexistent/python cannot be run: No such file or directory"
     )
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -176,19 +177,34 @@ def test_a_stopped_script_can_be_terminated(tier: Containment, tmp_path: Path) -
 
 @each_tier
 def test_the_end_of_the_block_is_the_end_of_everything(tier: Containment, tmp_path: Path) -> None:
-    processes: list[psutil.Process] = []
+    living = leave_open(tier, tmp_path, release=True)
+    assert not any(map(is_living, living))
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_a_child_that_nobody_released_ends_at_once_with_the_block(tmp_path: Path) -> None:
+    before = time.monotonic()
+    living = leave_open(Containment.SCAN, tmp_path, release=False)
+    assert not any(map(is_living, living))
+    assert time.monotonic() - before < 10  # without waiting for the patience of the spawner
+
+
+def leave_open(tier: Containment, folder: Path, *, release: bool) -> list[psutil.Process]:
+    """Leave the block while something lives that a script started; gives what lived then."""
+    living: list[psutil.Process] = []
 
     async def work() -> None:
-        async with supervised(tmp_path, tier) as (supervisor, _):
-            child, _ = await supervisor.start(command(tmp_path, "sh", "-c", f"{STUBBORN} &"))
+        async with supervised(folder, tier) as (supervisor, _):
+            child, _ = await supervisor.start(command(folder, "sh", "-c", f"{STUBBORN} &"))
             await child.exited
-            await asyncio.to_thread(wait_lines, tmp_path / "ready")
-            processes.extend(psutil.Process(pid) for pid in await child.pids())
-            assert processes  # and nobody releases the child
+            await asyncio.to_thread(wait_lines, folder / "ready")
+            living.extend(psutil.Process(pid) for pid in await child.pids())
+            assert living
+            if release:
+                child.release()
 
     run(work)
-    assert not any(map(is_living, processes))
-    assert psutil.Process().children(recursive=True) == []
+    return living
 
 
 # --- what cannot be started ----------------------------------------------------------------------
@@ -214,9 +230,9 @@ def test_a_start_that_fails_says_why_and_costs_nothing(tier: Containment, tmp_pa
                     await supervisor.start(wanted)
                 said[name] = str(caught.value)
             assert said == {
-                "missing": "its interpreter cannot be run: No such file or directory",
-                "permission": "its interpreter cannot be run: Permission denied",
-                "format": "its interpreter cannot be run: Exec format error",
+                "missing": "/nonexistent/program cannot be run: No such file or directory",
+                "permission": f"{tmp_path}/no-permission cannot be run: Permission denied",
+                "format": f"{tmp_path}/no-program cannot be run: Exec format error",
                 "cwd": "its working folder cannot be entered: No such file or directory",
                 "long": "its arguments and environment are too long for the system",
             }
@@ -393,8 +409,9 @@ def test_descendants_are_listed_parents_first(tmp_path: Path) -> None:
         found = linux.descendants(os.getpid())
         assert found.index(process.pid) < found.index(int(inner))
         assert linux.parents()[int(inner)] == process.pid
-        for pid in reversed(linux.descendants(process.pid)):
-            os.kill(pid, signal.SIGKILL)
+        for pid in linux.descendants(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.kill()
         await process.wait()
         assert process.pid not in linux.parents()
