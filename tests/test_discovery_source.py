@@ -146,46 +146,167 @@ def test_names_that_say_websocket(stem: str, expected: bool) -> None:  # noqa: F
 # --- what a script does --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "",
-        "'''Only a docstring.'''",
-        "import os\nfrom sys import path",
-        "def f(): print(1)",
-        "class A:\n    print(1)",
-        "async def f(): ...",
-        "X = 1\nY: int = 2\nX += 1\napp = FastAPI()",
-        "@app.get('/')\ndef f(): ...",
-        "if TYPE_CHECKING:\n    import a\nelse:\n    import b",
-        "try:\n    import a\nexcept ImportError:\n    a = None",
-        "import sys\nsys.path.insert(0, 'x')\nimport a",
-        "import logging\nlogging.basicConfig()\ndef f(): ...",
-    ],
-)
+_NO_WORK = [
+    "import os\nfrom sys import path",
+    "def f(): print(1)",
+    "def f(x=1, *, y: int = len('a')): print(1)",
+    "async def f(): ...",
+    "class A:\n    x = 1\n    y: int\n    def f(self): print(1)",
+    "from models import Base, Column, Integer\nclass A(Base, table=True):\n    id = Column(Integer)",
+    "X = 1\nY: int = 2\nZ: str\nX += 1\nX, Y = Y, X",
+    "__all__ = ['a']\n__all__ += ['b']\n__all__.extend(['c'])",
+    "X = {'a': [1, (2,)], **{}}\nY = X['a'][0]\nZ = [x * 2 for x in range(3) if x]",
+    "X = 60 * 60 / 2\nY = 7 % 2\nZ = X / Y\nA = 'a' if X else -Y\nB = f'{A}:{Y}'\nC = 'v%s' % 1",
+    "from fastapi import APIRouter, FastAPI\napp = FastAPI()\nrouter: APIRouter = APIRouter()",
+    "import flask\napp = flask.Flask(__name__)\n@app.get('/')\ndef f(): ...",
+    "import typer\napp = typer.Typer()\n@app.command()\ndef f(x=typer.Option(1)): print(x)",
+    "import logging\nlog = logging.getLogger(__name__).getChild('x')\nlogging.basicConfig(level=1)",
+    "from pathlib import Path\nHERE = Path(__file__).resolve().parent / 'a'",
+    "from pathlib import Path as P\nROOT = P.cwd()\nDATA = (ROOT / 'data').absolute()",
+    "import os\nURL = os.getenv('URL', 'x')\nKEYS = os.environ.get('K', '').split(',')",
+    "import os\nA = os.environ['A'].strip()\nos.environ['B'] = 'x'\nos.environ.setdefault('C', 'x')",
+    "import os.path as p\nX = p.join(p.dirname(__file__), 'a')",
+    "import re\nX = re.compile('a', re.I)\nY = ','.join(['a']).upper()",
+    "from typing import NewType, TypeVar\nT = TypeVar('T')\nId = NewType('Id', int)\nX = Id",
+    "from collections import namedtuple\nPoint = namedtuple('Point', 'x y')\nZERO = Point(0, 0)",
+    "from dataclasses import dataclass, field\n@dataclass\nclass A:\n    x: list = field()\na = A()",
+    (
+        "from decimal import Decimal\nfrom datetime import datetime, timedelta\nfrom uuid import uuid4\n"
+        "A = Decimal('1')\nB = datetime.now() - timedelta(days=1)\nC = str(uuid4())\nD = uuid4().hex"
+    ),
+    (
+        "import asyncio, threading, itertools\nA = asyncio.Queue[int](3)\nB = threading.local()\n"
+        "C = itertools.count(1)\nD = object()\nE = sorted({3, 1}, key=lambda x: -x)"
+    ),
+    (
+        "from sqlalchemy import create_engine\nfrom sqlalchemy.orm import declarative_base, sessionmaker\n"
+        "engine = create_engine('sqlite://')\nBase = declarative_base()\nS = sessionmaker(engine)\ns = S()"
+    ),
+    "import httpx\nclient = httpx.Client(timeout=3)",
+    "f = lambda: print(1)",
+    (
+        "try:\n    from importlib.metadata import version\n    V = version('x')\n"
+        "except ImportError:\n    V = ''"
+    ),
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\nelse:\n    import b",
+    "import sys\nif sys.version_info >= (3, 11):\n    import a\nelse:\n    import b as a",
+    "try:\n    import a\nexcept ImportError:\n    a = None",
+    "import sys\nsys.path.insert(0, 'x')\nimport a",
+    "from dotenv import load_dotenv\nload_dotenv()",
+    "E = ValueError('x')",
+    "class A:\n    def __init__(self, x):\n        super().__init__()\n        self.x = x\na = A(3)",
+    "class A:\n    def __init__(self):\n        self.a = A()\na = A()",
+]
+
+
+@pytest.mark.parametrize("source", _NO_WORK)
 def test_files_that_do_nothing_by_themselves(source: str) -> None:
-    assert _facts(source).passive
+    assert _facts(source).passive == "only imports, definitions and plain assignments"
 
 
 @pytest.mark.parametrize(
-    "source",
+    ("source", "reason"),
     [
-        "print(1)",
-        "assert True",
-        "raise SystemExit(0)",
-        "for x in y: pass",
-        "with a: pass",
-        "result = asyncio.run(main())",
-        "code = subprocess.run(['x']).returncode",
-        "if x:\n    print(1)",
-        "try:\n    import a\nexcept ImportError:\n    raise",
-        "if __name__ == '__main__':\n    pass",
-        "del x",
-        "app.include_router(router)",
+        ("", "has no statements"),
+        ("# only a comment", "has no statements"),
+        ("'''Only a docstring.'''", "only a docstring"),
+        ("def main(): print(1)", "defines main() and never calls it"),
+        ("async def main(): ...\nX = 1", "defines main() and never calls it"),
     ],
 )
+def test_the_reason_is_told_precisely(source: str, reason: str) -> None:
+    assert _facts(source).passive == reason
+
+
+_WORK = [
+    "print(1)",
+    "assert True",
+    "raise SystemExit(0)",
+    "for x in y: pass",
+    "with a: pass",
+    "if x:\n    print(1)",
+    "try:\n    import a\nexcept ImportError:\n    raise",
+    "if __name__ == '__main__':\n    pass",
+    "del x",
+    "import app, router\napp.include_router(router)",
+    "import asyncio\nresult = asyncio.run(main())",
+    "import subprocess\ncode = subprocess.run(['x']).returncode",
+    "import subprocess\nserver = subprocess.Popen(['x'])",
+    "from subprocess import Popen as P\nserver = P(['x'])",
+    "import httpx\nr = httpx.get(url).raise_for_status()",
+    "import httpx\nr = httpx.get(url)",
+    "import httpx\nr = httpx.Client().get(url)",
+    "import httpx\nclient = httpx.Client()\nr = client.get(url)",
+    "from urllib.request import urlopen\nbody = urlopen(url).read()",
+    "def check(): ...\nresult = check()",
+    "def Check(): ...\nresult = Check()",
+    "def str(x): ...\nresult = str(1)",
+    "from os import getenv\ndef getenv(x): ...\nresult = getenv('x')",
+    "from shop import Client\norder = Client().place_order(1)",
+    "from shop import check as Check\nok = Check()",
+    "class A: ...\nclass A:\n    def __init__(self): print(1)\na = A()",
+    "from shop import Client\nok = Client(check())",
+    "from shop import Client\nClient()",
+    "from shop import *\norder = Order()",
+    "from shop import check\nresult: int = check()",
+    "from shop import check\nx = 0\nx += check()",
+    "from shop import check\ncheck().x = 1",
+    "from shop import check\nif check():\n    x = 1",
+    "from shop import check\ndef f(x=check()): ...",
+    "from shop import check\nclass A(check()): ...",
+    "from shop import check\nx = {'a': [check()]}",
+    "from shop import check\nx = f'{check()}'",
+    "from shop import check\nx = (lambda: check())()",
+    "from shop import check\nx = list(map(check, cases))",
+    "from shop import check\nx = list(itertools.starmap(check, cases))",
+    "from shop import check\nsys.path.insert(0, check())",
+    "from shop import Stub\nstub = Stub()\nreply = stub.PlaceOrder(1)",
+    "row = conn.execute('SELECT 1')",
+    "x = 1/0",
+    "x = 1\nx //= 0",
+    "x = 7 % 0.0",
+    "x = [1][5]",
+    "import json\ncfg = json.load(open('x'))",
+    "from pathlib import Path\nx = Path('a').read_text()",
+    "from pathlib import Path\nx = Path('a').unlink().resolve()",
+    "from pathlib import Path\nx = Path.unlink(y)",
+    "x = [print(i) for i in y]",
+    "x = (1, print(2))",
+    "class A:\n    print(1)",
+    "class A:\n    x = 1\n    assert x",
+    "class A:\n    class B:\n        x = open('y')",
+    "class A:\n    def __init__(self): self.check()\na = A()",
+    "class A:\n    def __post_init__(self): assert self.x\nclass B(A): ...\nb = B()",
+    (
+        "class A:\n    def __init__(self): self.b = B()\n"
+        "class B:\n    def __init__(self): print(1)\na = A()"
+    ),
+    "import atexit\n@atexit.register\ndef f(): print(1)",
+    "import asyncio\n@asyncio.run\n@lambda f: f()\nasync def f(): print(1)",
+    "import threading\nthreading.Thread(target=f).start()",
+    "x = input()",
+    "x = eval('1')",
+    "x = getattr(a, 'b')()",
+    "x = __import__('a').b()",
+]
+
+
+@pytest.mark.parametrize("source", _WORK)
 def test_files_that_do_something(source: str) -> None:
     assert not _facts(source).passive
+
+
+@given(st.lists(st.sampled_from(_NO_WORK), max_size=4), st.sampled_from(_WORK), st.integers(0, 4))
+def test_one_statement_that_works_makes_an_example(
+    sources: list[str], work: str, place: int
+) -> None:
+    sources.insert(place, work)
+    assert not _facts("\n".join(sources)).passive
+
+
+def test_a_long_chain_of_constructors_ends() -> None:
+    lines = [f"class A{i}:\n    def __init__(self): self.a = A{i + 1}()" for i in range(3000)]
+    assert not _facts("\n".join([*lines, "a = A0()"])).passive
 
 
 def test_guards_count_at_module_level_only() -> None:
@@ -233,6 +354,7 @@ def test_imports_with_their_level() -> None:
         b"x = " + b"-" * 200_000 + b"1",
         b"x = " + b"1+" * 100_000 + b"1",
         b"a" + b".b" * 100_000,
+        b"x = 'a'" + b".upper()" * 2000,
         b"if x:\n    y = 1\n" + b"elif x:\n    y = 1\n" * 3000,
         b"\r\r\n\x0c",
         b"!\n" + b" \n" * 100_000,

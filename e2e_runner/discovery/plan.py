@@ -77,7 +77,7 @@ def _refuse(script: Script, helpers: dict[str, str]) -> str:
         folder, name = os.path.split(importer)
         beside = folder == os.path.dirname(script.found.path)  # noqa: PTH120 - a Path costs more
         return f"imported by {name if beside else importer}"
-    return "only imports, definitions and assignments" if script.facts.passive else ""
+    return script.facts.passive
 
 
 def _without_companions(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from e2e_runner.discovery.literals import MAY_NAME_PORTS, ports_in_nodes, ports_in_text
+from e2e_runner.discovery.passive import is_guard, why_passive
 
 LARGEST = (
     1024 * 1024
@@ -39,16 +40,6 @@ _IMPORT_LINE = re.compile(
 )
 _GUARD_LINE = re.compile(r"^if\b.*\b__name__\b", re.MULTILINE)
 
-_PASSIVE = (
-    *(ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Pass),
-    *((ast.TypeAlias,) if hasattr(ast, "TypeAlias") else ()),
-)
-_ACTING_CALLS = frozenset({"run", "run_until_complete"})
-# Calls that prepare a module and are no work of its own.
-_PREPARING_CALLS = frozenset(
-    {"load_dotenv", "logging.basicConfig", "sys.path.append", "sys.path.insert"}
-    | {"warnings.filterwarnings", "warnings.simplefilter"}
-)
 _LEAVES = frozenset(
     {ast.Name, ast.Constant, ast.Pass, ast.Break, ast.Continue, ast.Global, ast.alias}
 )
@@ -64,7 +55,7 @@ class Facts:
 
     imports: frozenset[tuple[int, str]] = frozenset()
     guarded: bool = False  # tests __name__ at module level
-    passive: bool = False  # only imports, definitions and assignments
+    passive: str = ""  # why running it is no work, where that is so
     changes_path: bool = False  # mentions sys.path
     websocket: str = ""  # what makes it a WebSocket program
     ports: tuple[int, ...] = ()
@@ -85,8 +76,8 @@ def analyse_python(data: bytes) -> Facts:
     imports, websocket_name = _collect(nodes)
     return Facts(
         imports=frozenset(imports),
-        guarded=any(_is_guard(statement) for statement in tree.body),
-        passive=_is_passive(tree.body),
+        guarded=any(is_guard(statement) for statement in tree.body),
+        passive=why_passive(tree.body),
         changes_path=b"sys.path" in data,
         websocket=_websocket_import(imports) or websocket_name,
         ports=ports_in_nodes(nodes) if MAY_NAME_PORTS.search(data) else (),
@@ -176,62 +167,6 @@ def _websocket_import(imports: set[tuple[int, str]]) -> str:
         ):
             return name
     return ""
-
-
-def _is_guard(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.If) and any(
-        isinstance(node, ast.Name) and node.id == "__name__" for node in _walk(statement.test)
-    )
-
-
-def _is_passive(body: list[ast.stmt]) -> bool:
-    """Say whether running the statements does nothing that could succeed or fail by itself."""
-    stack = list(body)
-    while stack:
-        statement = stack.pop()
-        if isinstance(statement, ast.If):
-            if _is_guard(statement):
-                return False
-            stack += statement.body + statement.orelse
-        elif isinstance(statement, ast.Try):
-            stack += statement.body + statement.orelse + statement.finalbody
-            stack += [inner for handler in statement.handlers for inner in handler.body]
-        elif not _does_nothing(statement):
-            return False
-    return True
-
-
-def _does_nothing(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        return statement.value is None or not _acts(statement.value)
-    if isinstance(statement, ast.Expr):
-        return _only_prepares(statement.value)
-    return isinstance(statement, _PASSIVE)
-
-
-def _acts(value: ast.expr) -> bool:
-    """Say whether computing a value is work: ``result = asyncio.run(main())``."""
-    for node in _walk(value):
-        if isinstance(node, ast.Call):
-            name = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
-            if name in _ACTING_CALLS:
-                return True
-    return False
-
-
-def _only_prepares(value: ast.expr) -> bool:
-    if isinstance(value, ast.Constant):
-        return True
-    if not isinstance(value, ast.Call):
-        return False
-    parts: list[str] = []
-    func = value.func
-    while isinstance(func, ast.Attribute):
-        parts.append(func.attr)
-        func = func.value
-    if not isinstance(func, ast.Name):
-        return False
-    return ".".join([func.id, *reversed(parts)]) in _PREPARING_CALLS
 
 
 def _analyse_unparsed(text: str) -> Facts:
