@@ -8,7 +8,7 @@ from functools import partial
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from e2e_runner import ports
+from e2e_runner import ports, text
 from e2e_runner.events import Phase
 from e2e_runner.model import (
     Example,
@@ -76,18 +76,23 @@ class PortClaims:
         if not in_the_way:
             for owners in taken.values():
                 self._warn(f"{_describe(owners[0])}; its source mentions that port")
-        elif self._around.run.on_port_conflict is OnPortConflict.SKIP:
+        policy = self._around.run.on_port_conflict
+        waited = ""
+        if in_the_way and policy is OnPortConflict.SKIP:
             return Claim(skipped=_describe(in_the_way[0]))
-        elif self._around.run.on_port_conflict is OnPortConflict.WAIT:
+        if in_the_way and policy is OnPortConflict.WAIT:
+            begin = self._around.clock()
             in_the_way = await self._wait(needed, in_the_way)
+            waited = f"; waited {_span(self._around.clock() - begin, self._example)}"
         self._taken_before = set(self._taken(self._known))
         if not in_the_way:
             return Claim()
         return Claim(
             blocked=Blocked(
-                cause=PORT_IN_USE, reason="; ".join(dict.fromkeys(map(_describe, in_the_way)))
+                cause=PORT_IN_USE,
+                reason="; ".join(dict.fromkeys(map(_describe, in_the_way))) + waited,
             ),
-            advice=tuple(dict.fromkeys(map(ports.advice, in_the_way))),
+            advice=tuple(dict.fromkeys(ports.advice(owner, policy=policy) for owner in in_the_way)),
         )
 
     def seen(self, listening: Iterable[int]) -> None:
@@ -109,7 +114,7 @@ class PortClaims:
         """Say who holds the port that the output complained about, else those of the example."""
         wanted = {int(port)} if port and port.isdecimal() else set(self._example.ports)
         owners = self._taken(port for port in wanted if 0 < port < 2**16).values()
-        return [f"{_describe(found[0])}. {ports.advice(found[0])}" for found in owners]
+        return [f"{_describe(each[0])}. {ports.advice(each[0], policy=None)}" for each in owners]
 
     def _taken(self, wanted: Iterable[int]) -> dict[int, tuple[PortOwner, ...]]:
         return ports.taken(wanted, earlier=self._earlier)
@@ -149,6 +154,12 @@ def needed_ports(example: Example) -> tuple[int, ...]:
 
 def _describe(owner: PortOwner) -> str:
     return ports.describe(owner, time.time())
+
+
+def _span(waited: float, example: Example) -> str:
+    """Say how long an example waited: its limit where that was reached."""
+    most = example.settings.timeout
+    return text.limit(most) if waited >= most else text.duration(waited)
 
 
 def _address(probe: Probe | None) -> tuple[str, int] | None:

@@ -27,6 +27,16 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{secs:02}s"
 
 
+def age(seconds: float) -> str:
+    """Format how long ago something began, in whole seconds: start times are no more exact.
+
+    >>> [age(s) for s in (0.4, 1.93, 59.99, 75, 3725)]
+    ['0s', '1s', '59s', '1m15s', '1h02m']
+    """
+    whole = max(int(seconds), 0)
+    return f"{whole}s" if whole < 60 else duration(whole)  # noqa: PLR2004 - a minute
+
+
 def limit(seconds: float) -> str:
     """Format a limit that a person set, exactly and without needless digits.
 

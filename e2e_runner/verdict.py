@@ -25,6 +25,7 @@ _ALWAYS_OK = frozenset({Status.PASSED, Status.SERVED})
 _OK_UNLESS_STRICT = frozenset({Status.FLAKY, Status.LEAKED})
 _RAN_TO_AN_END = _ALWAYS_OK | _OK_UNLESS_STRICT
 _SHELL_SIGNAL_BASE = 128
+_MOST_NAMED_LEAKS = 5
 
 
 def is_ok(status: Status, *, strict: bool) -> bool:
@@ -41,6 +42,11 @@ def all_passed(counts: Mapping[Status, int], *, strict: bool) -> bool:
     """Tell whether at least one example ran and nothing stands against a green run."""
     ran = any(counts.get(status, 0) for status in _RAN_TO_AN_END)
     return ran and not any(n and is_bad(status, strict=strict) for status, n in counts.items())
+
+
+def nothing_to_remark(counts: Mapping[Status, int]) -> bool:
+    """Tell whether every example that was to run passed or served: none leaked, none was flaky."""
+    return all_passed(counts, strict=True)
 
 
 def exit_code(
@@ -81,6 +87,23 @@ def with_lost_reports(code: int) -> int:
     [3, 1, 3, 3, 130]
     """
     return EXIT_BLOCKED if code in {EXIT_OK, EXIT_NOTHING} else code
+
+
+JUDGED_CAUSES = frozenset(
+    {
+        "bad-metadata",
+        "exit",
+        "exited-before-ready",
+        "ignored-sigterm",
+        "lost",
+        "not-ready",
+        "output",
+        "signal",
+        "start-error",
+        "time-limit",
+    }
+)
+"""The causes that `judge` gives; their reason says as much. Rules over the output find others."""
 
 
 class Serving(Enum):
@@ -260,8 +283,13 @@ def describe_leaks(leaks: Iterable[Leak]) -> str:
 
     >>> describe_leaks([LeakedProcess(pid=7, command="sleep 60"), LeakedPort(port=8000)])
     'left behind: process 7, port 8000'
+    >>> describe_leaks(LeakedPort(port=port) for port in range(8000, 8300))
+    'left behind: port 8000, port 8001, port 8002, port 8003, port 8004 and 295 more'
     """
-    return f"left behind: {', '.join(map(_leak_name, leaks))}"
+    names = [_leak_name(leak) for leak in leaks]
+    more = len(names) - _MOST_NAMED_LEAKS
+    said = ", ".join(names[:_MOST_NAMED_LEAKS])
+    return f"left behind: {said} and {more:,} more" if more > 0 else f"left behind: {said}"
 
 
 def _leak_name(leak: Leak) -> str:

@@ -89,7 +89,7 @@ def test_a_command_is_never_interpreted() -> None:
     process = ProcessInfo(pid=1, command="a\x1b[2J\nb", started=0.0, user="x\ty")
     owner = PortOwner(port=1, addresses=("::",), process=process)
     text = render([PortUse(port=1, taken=True, owners=(owner,), used_by=())], now=1.0, width=80)
-    assert text.split("\n")[1:] == [r"1     taken  1    x\ty  1.00s  a\x1b[2J\nb"]
+    assert text.split("\n")[1:] == [r"1     taken  1    x\ty  1s   a\x1b[2J\nb"]
 
 
 def test_the_document() -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2e_runner.model import PortOwner, ProcessInfo
+from e2e_runner.model import OnPortConflict, PortOwner, ProcessInfo
 from e2e_runner.ports import (
     Outcome,
     advice,
@@ -43,8 +43,8 @@ import os, signal, socket, sys, time
 if "stubborn" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 server = socket.create_server((sys.argv[1], int(sys.argv[2])))
-if "fork" in sys.argv:
-    os.fork()
+if "fork" in sys.argv and os.fork() == 0:
+    signal.pause()
 print(server.getsockname()[1], flush=True)
 signal.pause()
 """
@@ -142,7 +142,23 @@ def test_a_server_on_another_address_is_listed_and_not_in_the_way() -> None:
         (owner,) = owners([port])
     assert owner.addresses == ("127.0.0.9",)
     assert owner.note == (
-        "on 127.0.0.9 only: in the way of a server on every address, not of one on 127.0.0.1"
+        "only on 127.0.0.9, which is in the way of a server on every address, "
+        "not of one on 127.0.0.1"
+    )
+
+
+@linux
+def test_a_server_on_the_ipv6_loopback_only_is_in_the_way_and_says_where_it_is() -> None:
+    try:
+        server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with server:
+        port = server.getsockname()[1]
+        (owner,) = taken([port])[port]
+    assert describe(owner, time.time()).endswith(
+        "s ago: only on ::1, which is in the way of a server on localhost or on every address, "
+        "not of one on 127.0.0.1"
     )
 
 
@@ -182,16 +198,58 @@ def test_processes_that_share_a_port_by_so_reuseport_are_listed_each() -> None:
             second.communicate(b"\n")
 
 
-def test_a_port_that_is_bound_but_not_listened_on_is_seen() -> None:
+NOT_TOLD = (
+    "nothing is seen to listen on it, but it cannot be bound, "
+    "and the system does not tell which process holds it"
+)
+
+
+def test_a_port_that_is_bound_but_not_listened_on_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "bound_rows", lambda: iter(()))  # as a kernel before 6.8 has it
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         assert not bindable(port)
         (owner,) = taken([port])[port]
     assert owner.process is None
-    assert describe(owner, 0.0) == (
-        f"port {port} is taken: nothing is seen to listen on it, but it cannot be bound"
+    assert describe(owner, 0.0) == f"port {port} is taken: {NOT_TOLD}"
+    assert advice(owner, policy=OnPortConflict.FAIL) == (
+        "Stop what has bound the port without listening on it, or choose another port, "
+        "or wait for it with --on-port-conflict wait."
     )
+
+
+def _kernel_tells_of_bound_sockets() -> bool:
+    release = os.uname().release.split(".")
+    return sys.platform == "linux" and tuple(map(int, release[:2])) >= (6, 8)
+
+
+@pytest.mark.skipif(not _kernel_tells_of_bound_sockets(), reason="needs Linux 6.8")
+@pytest.mark.parametrize("address", ["127.0.0.1", WILDCARD, "::1"])
+def test_the_process_that_bound_a_port_without_listening_is_named(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as bound:
+        try:
+            bound.bind((address, 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        port = bound.getsockname()[1]
+        (owner,) = taken([port])[port]
+    assert owner.process is not None
+    assert owner.process.pid == os.getpid()
+    assert owner.addresses == ()
+    note, _, where = owner.note.partition("; ")
+    assert note == "has bound it and does not listen"
+    assert where.startswith("only on ::1, " if address == "::1" else "")
+    assert advice(owner, policy=None) == f"Stop it (kill {os.getpid()})."
+
+
+def test_no_query_for_bound_sockets_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Iterator[tuple[int, bytes, int, int]]:
+        raise OSError(93, "Protocol not supported")
+
+    monkeypatch.setattr(sockets, "bound_rows", refuse)
+    assert sockets.bound([8000]) == ()
 
 
 @linux
@@ -256,7 +314,7 @@ def test_other_systems_see_what_cannot_be_bound(monkeypatch: pytest.MonkeyPatch)
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         (owner,) = taken([port])[port]
-    assert owner.note == "nothing is seen to listen on it, but it cannot be bound"
+    assert owner.note == NOT_TOLD
 
 
 @given(address=st.ip_addresses(), port=st.integers(0, 65535), uid=st.integers(0, 2**32 - 1))
@@ -311,7 +369,7 @@ def test_a_docker_proxy_is_told_as_a_container(start: Start) -> None:
     _, port = start(*options, argv0="/usr/bin/docker-proxy", host=WILDCARD)
     (owner,) = taken([port])[port]
     assert owner.note == "published by a container (docker-proxy for 172.17.0.2:80)"
-    assert advice(owner) == (
+    assert advice(owner, policy=OnPortConflict.FAIL) == (
         f"Stop the container that publishes the port (docker ps --filter publish={port} names it)."
     )
 
@@ -345,7 +403,7 @@ def test_the_tag_of_an_earlier_run_is_recognised(start: Start) -> None:
     assert describe(owner, process_started(owner) + 60).endswith(
         "started 1m00s ago, left by an earlier run"
     )
-    assert advice(owner) == (
+    assert advice(owner, policy=OnPortConflict.FAIL) == (
         f"Run again with --free-ports to have it stopped, or stop it yourself: kill {process.pid}."
     )
 
@@ -423,7 +481,11 @@ HIDDEN = PortOwner(
         ),
         (
             replace(OWNER, process=replace(SERVER, command="", user="", started=9000.0)),
-            "port 8000 is taken by pid 4242, started 0ms ago",
+            "port 8000 is taken by pid 4242, started 0s ago",
+        ),
+        (
+            replace(OWNER, process=replace(SERVER, command="", user="", started=8198.3)),
+            "port 8000 is taken by pid 4242, started 1s ago",
         ),
         (
             HIDDEN,
@@ -435,11 +497,35 @@ def test_an_owner_is_said_in_words(owner: PortOwner, said: str) -> None:
     assert describe(owner, 8200.0) == said
 
 
-def test_advice_fits_who_holds_the_port() -> None:
-    assert advice(OWNER) == ("Stop it (kill 4242), or wait for it with --on-port-conflict wait.")
-    assert advice(HIDDEN) == (
-        "As the owner or as root, `e2e-run ports 5432` names the process; stop it there."
-    )
+@pytest.mark.parametrize(
+    ("policy", "more"),
+    [
+        (OnPortConflict.FAIL, ", or wait for it with --on-port-conflict wait"),
+        (OnPortConflict.WAIT, ", or let the example wait longer with a longer --timeout"),
+        (OnPortConflict.SKIP, ""),
+        (None, ""),
+    ],
+)
+def test_advice_fits_the_policy_in_force(policy: OnPortConflict | None, more: str) -> None:
+    assert advice(OWNER, policy=policy) == f"Stop it (kill 4242){more}."
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        (1000, "As the owner or as root, `e2e-run ports 5432` names the process: stop it there."),
+        (0, "Stop it where it runs, such as in another container, or choose another port."),
+        (113, "Stop it where it runs, such as in another container, or choose another port."),
+    ],
+)
+def test_nobody_is_told_to_become_who_they_are(
+    user: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert advice(HIDDEN, policy=None) == said
+    note = "its process is not visible from here, as in another container: it belongs to uid 113"
+    if user != 1000:
+        assert advice(replace(HIDDEN, note=note), policy=None) == said
 
 
 def test_why_a_process_is_not_visible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from report_history import RUN, history, play, settings
 
 from e2e_runner import text
+from e2e_runner.config import resolve
+from e2e_runner.discovery import make_plan
 from e2e_runner.events import (
     Event,
     ExampleStarted,
@@ -23,6 +25,7 @@ from e2e_runner.events import (
     OutputWritten,
     Phase,
     PhaseChanged,
+    RunStarted,
     Warned,
 )
 from e2e_runner.model import (
@@ -37,10 +40,13 @@ from e2e_runner.model import (
     Status,
 )
 from e2e_runner.report import make_reporters
-from e2e_runner.report.layout import cut, wrap
+from e2e_runner.report.layout import cut, header, passive_files, wrap
+from e2e_runner.report.live import LiveRegion
 from e2e_runner.report.region import region
-from e2e_runner.report.style import paint
+from e2e_runner.report.sink import Sink
+from e2e_runner.report.style import Line, Style, paint
 from e2e_runner.report.table import MOST_ROWS, table
+from e2e_runner.report.terminal import Terminal
 from e2e_runner.state import RunState
 
 PASSED = Result(path="examples/a.py", status=Status.PASSED, duration=1.93, attempts=1)
@@ -94,7 +100,7 @@ def test_a_whole_run_in_plain_text() -> None:
 e2e-run 0.1.0 · 4 examples (1 skipped) · 2 jobs · python: .venv/bin/python · processes: cgroup
 warning: config is odd
 1/4  ✓ passed   1.93s  examples/a.py
-2/4  ✗ failed   420ms  examples/b.py  exit code 1
+2/4  ✗ failed   420ms  examples/b.py  missing-module: exit code 1
 3/4  ! leaked   2.00s  examples/c.py  left behind: process 7, port 8000
 4/4  ✗ blocked         examples/d.py  port 8000 is taken
 warning: examples/d.py: port 8000 is taken
@@ -122,7 +128,7 @@ Example Results Summary
 Example         Status      Time  Note
 ──────────────  ─────────  ─────  ─────────────────────────────────
 examples/a.py   ✓ passed   1.93s
-examples/b.py   ✗ failed   420ms  exit code 1
+examples/b.py   ✗ failed   420ms  missing-module: exit code 1
 examples/c.py   ! leaked   2.00s  left behind: process 7, port 8000
 examples/d.py   ✗ blocked         port 8000 is taken
 examples/ws.py  - skipped         tag websocket
@@ -134,7 +140,35 @@ examples/ws.py  - skipped         tag websocket
 
 def test_all_examples_passed() -> None:
     assert say(history([PASSED])).endswith("\n1 passed in 1.00s\nAll examples passed\n")
-    assert say(history([LEAKED])).endswith("\n1 leaked in 1.00s\nAll examples passed\n")
+    skipped = say(history([PASSED], deselected={"examples/ws.py": "tag websocket"}))
+    assert skipped.endswith("\n1 passed, 1 skipped in 1.00s\nAll examples passed\n")
+
+
+@pytest.mark.parametrize(
+    ("leaked", "flaky", "said"),
+    [
+        (1, 0, "No failures, but 1 example leaked (--strict counts that as a failure)"),
+        (2, 0, "No failures, but 2 examples leaked (--strict counts those as failures)"),
+        (0, 1, "No failures, but 1 example was flaky (--strict counts that as a failure)"),
+        (
+            1,
+            2,
+            (
+                "No failures, but 1 example leaked and 2 examples were flaky"
+                " (--strict counts those as failures)"
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_leaked_or_was_flaky_is_not_said_to_have_passed(
+    leaked: int, flaky: int, said: str, *, quiet: bool
+) -> None:
+    odd = [Status.LEAKED] * leaked + [Status.FLAKY] * flaky
+    results = [
+        Result(path=f"examples/{n}.py", status=status, attempts=1) for n, status in enumerate(odd)
+    ]
+    assert say(history([PASSED, *results]), settings(quiet=quiet)).endswith(f"\n{said}\n")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +294,7 @@ def test_nothing_selected_says_why_and_what_to_do() -> None:
     assert (
         rest
         == """\
-No example was selected in examples.
+No example was selected in "examples".
   10 examples skipped:
        9  does not match -k orders
        1  tag websocket
@@ -276,7 +310,7 @@ def test_nothing_found_at_all() -> None:
     unset = replace(RUN, processes=None, jobs=1)
     assert say(history([], exit_code=4, run=unset)).startswith(
         "e2e-run 0.1.0 · 0 examples · python: .venv/bin/python\n"
-        "No example was selected in examples.\n"
+        'No example was selected in "examples".\n'
         "  No script was found there.\n"
     )
 
@@ -285,14 +319,32 @@ def test_lesser_containment_is_said_with_its_reason() -> None:
     run = replace(
         RUN,
         processes=Containment.SCAN,
-        containment_notes=("cgroup: read-only",),
+        containment_notes=("cgroup: read-only", "pid-namespace: unshare: Operation not permitted"),
         network="namespace",
         jobs=1,
     )
     assert say(history([PASSED], run=run)).startswith(
-        "e2e-run 0.1.0 · 1 example · python: .venv/bin/python · processes: scan · "
-        "network: namespace\n  scan, because cgroup: read-only\n"
+        "e2e-run 0.1.0 · 1 example · python: .venv/bin/python · processes: scan "
+        "(cgroup: read-only; pid-namespace: Operation not permitted) · network: namespace\n1/1 "
     )
+
+
+def test_the_header_of_a_terminal_takes_two_lines_at_most() -> None:
+    note = "cgroup: /sys/fs/cgroup/user.slice: Permission denied (not delegated to this user)"
+    run = replace(RUN, processes=Containment.PID_NAMESPACE, containment_notes=(note,))
+    (started, *_) = history([PASSED], run=run)
+    assert isinstance(started, RunStarted)
+    lines = [paint(line, color=False) for line in header(run, started.plan, width=80)]
+    assert lines == [
+        "e2e-run 0.1.0 · 1 example · 2 jobs · python: .venv/bin/python",
+        "  processes: pid-namespace (cgroup: not delegated to this user)",
+    ]
+    (line,) = header(replace(run, containment_notes=()), started.plan, width=None)
+    assert paint(line, color=False).endswith(" · processes: pid-namespace")
+    odd = replace(run, containment_notes=("cgroup: " + "x" * 200, "scan: no"))
+    wide = [paint(line, color=False) for line in header(odd, started.plan, width=80)]
+    assert max(map(len, wide)) <= 80
+    assert len(wide) == 2
 
 
 def test_a_lost_report_is_told() -> None:
@@ -386,10 +438,62 @@ def lines_of_table(state: RunState) -> list[str]:
 def test_a_long_table_shows_what_needs_attention() -> None:
     state = play(history([*many(MOST_ROWS), FAILED]), [])
     assert lines_of_table(state)[3:] == [
-        "examples/b.py  ✗ failed   420ms  exit code 1",
+        "examples/b.py  ✗ failed   420ms  missing-module: exit code 1",
         f"… and {MOST_ROWS} that passed, not listed",
     ]
     assert len(lines_of_table(play(history(many(MOST_ROWS)), []))) == MOST_ROWS + 3
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "reason", "note"),
+    [
+        (Status.FAILED, "dns", "exit code 1", "dns: exit code 1"),
+        (Status.TIMEOUT, "database", "timed out after 60s", "database: timed out after 60s"),
+        (Status.FAILED, "exit", "exit code 1", "exit code 1"),
+        (Status.FAILED, "signal", "killed by SIGKILL (signal 9)", "killed by SIGKILL (signal 9)"),
+        (Status.TIMEOUT, "time-limit", "timed out after 60s", "timed out after 60s"),
+        (Status.FAILED, None, "exit code 1", "exit code 1"),
+        (Status.BLOCKED, "port-in-use", "port 8000 is taken", "port 8000 is taken"),
+        (Status.NOT_RUN, None, "the run was ended by SIGINT", "ended by SIGINT"),
+    ],
+)
+def test_the_note_names_a_cause_that_tells_more_than_the_reason(
+    status: Status, cause: str | None, reason: str, note: str
+) -> None:
+    result = Result(path="a.py", status=status, cause=cause, reason=reason)
+    row = lines_of_table(play(history([result]), []))[3]
+    assert row.split("  ")[-1].strip() == note
+
+
+def test_of_many_leaks_a_few_are_named() -> None:
+    leaks = tuple(LeakedProcess(pid=n, command="sleep 60") for n in range(300))
+    (block,) = [
+        part
+        for part in say(history([replace(LEAKED, leaks=leaks)])).split("\n\n")
+        if "Left behind" in part
+    ]
+    assert block.count("\n  Left behind: process ") == 10
+    assert "\n  Left behind: and 290 more\n" in block
+
+
+def test_scripts_that_only_define_are_counted(tmp_path: Path) -> None:
+    defines = "only imports, definitions and assignments"
+    one = {"examples/defs.py": defines, "examples/data.py": "imported by a.py", "drafts/": defines}
+    said = "1 file only imports and defines, and is no example: see `e2e-run list`\n"
+    assert say(history([PASSED], not_examples=one)).endswith(
+        f"\n1 passed in 1.00s\n{said}All examples passed\n"
+    )
+    assert "no example" not in say(history([PASSED], not_examples=one), settings(quiet=True))
+    assert "no example" not in say(history([PASSED], not_examples={"_a.py": "hidden"}))
+    # What discovery really says of such files, whose words the presentation knows.
+    (tmp_path / "defs.py").write_text("import os\nX = 1\n")
+    (tmp_path / "forgot.py").write_text("def main() -> None:\n    print(1)\n")
+    (tmp_path / "_hidden.py").write_text("print(1)\n")
+    (tmp_path / "runs.py").write_text("print(1)\n")
+    plan = make_plan(resolve({}, [str(tmp_path)], {}, tmp_path))
+    assert [paint(line, color=False) for line in passive_files(plan)] == [
+        "2 files only import and define, and are no examples: see `e2e-run list`"
+    ]
 
 
 def test_many_skipped_ones_are_grouped() -> None:
@@ -478,8 +582,8 @@ def test_a_terminal_without_unicode() -> None:
     )
     stream.flush()
     written = raw.getvalue().decode("ascii")
-    assert "2/2  x failed   420ms  examples/b.py  exit code 1\n" in written
-    assert "\n-------------  ---------  -----  -----------\n" in written
+    assert "2/2  x failed   420ms  examples/b.py  missing-module: exit code 1\n" in written
+    assert "\n-------------  ---------  -----  ---------------------------\n" in written
     assert "?" not in written
 
 
@@ -586,6 +690,41 @@ def test_a_real_terminal_has_a_region_and_then_the_plain_text(*, no_color: bool)
     assert bare.index("0/2  0 ok") < bare.index("Example Results Summary")
     assert bare.index("\x1b[?25l") < bare.index("\x1b[?25h"), "the cursor comes back"
     assert ("\x1b[1;31m" in written) is not no_color
+
+
+class Jumps:
+    """A clock that leaps ahead once, as it does for a process that was stopped for a minute."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self) -> float:
+        self.asked += 1
+        return 60.0 if self.asked > 3 else 0.0
+
+
+def test_after_a_stop_a_fresh_region_is_drawn_and_the_shell_is_left_alone() -> None:
+    stream = io.StringIO()
+    painted = threading.Event()
+    jumps = Jumps()
+
+    def painter(width: int, height: int) -> list[Line]:
+        if jumps.asked > 4:
+            painted.set()
+        return [[(f"{width}x{height}", Style.PLAIN)], [("second row", Style.PLAIN)]]
+
+    def make(sink: Sink) -> LiveRegion:
+        environ = {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+        return LiveRegion(sink, painter, color=False, environ=environ)
+
+    terminal = Terminal(Sink(stream), make_region=make, clock=jumps)
+    terminal.write("above\n")
+    assert painted.wait(30)
+    terminal.close()
+    begun = stream.getvalue().split("\x1b[?25l")  # the cursor is hidden where a region begins
+    assert len(begun) == 3
+    assert begun[1].endswith("second row")
+    assert begun[2].startswith("80x24"), "nothing above is erased"
 
 
 def test_a_terminal_that_is_closed_in_the_middle_is_silent() -> None:

@@ -64,23 +64,50 @@ def test_a_failure_tells_everything() -> None:
         "file": "examples/sub/a.py",
         "time": "1.500",
     }
-    failure, output = list(case)
+    (failure,) = case
     assert failure.attrib == {"message": "exit code 1", "type": "exit"}
     assert failure.text == (
         "failed (exit)\n"
         "exit code 1\n"
         "Advice: Do this.\n"
         "Left behind: port 8000, held by pid 7\n"
+        "Log: a.log\n"
+        "By hand: python a.py\n"
         "Output:\n"
         "  100%\n"
-        "  boom <&> ]]>\n"
-        "Log: a.log\n"
-        "By hand: python a.py"
+        "  boom <&> ]]>"
     )
+
+
+def test_a_failure_has_all_the_output_that_was_kept() -> None:
+    lines = [f"line {n}" for n in range(300)]
+    failed = result(Status.FAILED, attempts=1, output_tail="\n".join(lines), output_cut=True)
+    (failure,) = parse(document([failed])).iter("failure")
+    assert failure.text is not None
+    assert failure.text.endswith(
+        "Output, its last 300 lines (… earlier output not shown):\n"
+        + "\n".join(f"  {line}" for line in lines)
+    )
+
+
+def test_a_blocked_example_says_its_advice_once() -> None:
+    written = document([result(Status.BLOCKED, reason="port 1 is taken", hints=("Stop it.",))])
+    assert written.count("Stop it.") == 1
+    (error,) = parse(written).iter("error")
+    assert error.text == "blocked\nport 1 is taken\nAdvice: Stop it."
+
+
+def test_what_leaked_and_passed_says_it_in_system_out() -> None:
+    leaks = tuple(LeakedPort(port=port) for port in range(8000, 8300))
+    leaked = result(Status.LEAKED, attempts=1, output_tail="done\n", leaks=leaks)
+    (case,) = parse(document([leaked])).iter("testcase")
+    (output,) = case
     assert output.tag == "system-out"
-    assert output.text == (
-        "100%\nboom <&> ]]>\nAdvice: Do this.\nLeft behind: port 8000, held by pid 7"
-    )
+    assert output.text is not None
+    lines = output.text.split("\n")
+    assert lines[:2] == ["done", "Left behind: port 8000"]
+    assert lines[-1] == "Left behind: and 290 more"
+    assert len(lines) == 12
 
 
 def test_counts_properties_and_the_parser_of_others(tmp_path: Path) -> None:

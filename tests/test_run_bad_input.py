@@ -82,7 +82,7 @@ def test_an_empty_folder(made: Project) -> None:
     outcome = made.run("empty")
     assert outcome.code == 4
     assert outcome.report["examples"] == []
-    assert "No example was selected in empty." in outcome.stdout
+    assert 'No example was selected in "empty".' in outcome.stdout
     assert not (made.root / ".e2e-run").exists()
 
 

@@ -167,6 +167,10 @@ def test_waiting_for_a_port_ends_with_the_time_limit(made: Project) -> None:
         outcome = made.run("--on-port-conflict", "wait", "-t", "300ms", name)
     example = outcome.examples["wants.py"]
     assert (outcome.code, example["status"], example["cause"]) == (3, "blocked", "port-in-use")
+    assert example["reason"].endswith("; waited 300ms")
+    assert example["hints"] == [
+        f"Stop it (kill {os.getpid()}), or let the example wait longer with a longer --timeout."
+    ]
 
 
 def test_a_wait_for_a_port_is_interruptible(made: Project) -> None:

@@ -10,16 +10,19 @@ from hypothesis import strategies as st
 
 from e2e_runner.model import Exit, LeakedPort, LeakedProcess, Problem, Status
 from e2e_runner.verdict import (
+    JUDGED_CAUSES,
     Blocked,
     Facts,
     Judgement,
     Serving,
     all_passed,
     describe_exit,
+    describe_leaks,
     exit_code,
     is_bad,
     is_ok,
     judge,
+    nothing_to_remark,
     signal_name,
     with_lost_reports,
 )
@@ -108,6 +111,36 @@ def test_order_of_the_rest() -> None:
     assert exit_code([], strict=False, selected=0, setup_failed=True) == 3
 
 
+@pytest.mark.parametrize(
+    ("statuses", "nothing"),
+    [
+        ([P, S, SK], True),
+        ([P, L], False),
+        ([FL], False),
+        ([P, F], False),
+        ([P, N], False),
+        ([SK], False),
+        ([], False),
+    ],
+)
+def test_nothing_is_to_remark_where_all_passed_or_served(
+    statuses: list[Status], *, nothing: bool
+) -> None:
+    assert nothing_to_remark(Counter(statuses)) is nothing
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (5, "left behind: process 0, process 1, process 2, process 3, process 4"),
+        (6, "left behind: process 0, process 1, process 2, process 3, process 4 and 1 more"),
+        (1305, "left behind: process 0, process 1, process 2, process 3, process 4 and 1,300 more"),
+    ],
+)
+def test_few_of_many_leaks_are_named(count: int, said: str) -> None:
+    assert describe_leaks(LeakedProcess(pid=pid, command="x") for pid in range(count)) == said
+
+
 def test_a_lost_report_is_never_green() -> None:
     assert [with_lost_reports(code) for code in (0, 1, 2, 3, 4, 70, 130, 143)] == [
         *(3, 1, 2, 3, 3, 70, 130, 143)
@@ -130,6 +163,7 @@ def test_zero_means_that_something_ran_and_nothing_is_bad(
         assert any(is_ok(status, strict=strict) for status in statuses)
         assert not any(is_bad(status, strict=strict) for status in statuses)
         assert all_passed(Counter(statuses), strict=strict)
+        assert nothing_to_remark(Counter(statuses)) is not bool({FL, L} & set(statuses))
         assert selected
         assert not setup_failed
     assert code == exit_code(
@@ -273,6 +307,8 @@ def test_zero_means_that_something_ran_and_nothing_is_bad(
 )
 def test_verdicts(facts: Facts, judgement: Judgement) -> None:
     assert judge(facts) == judgement
+    if judgement.status in {F, T}:
+        assert judgement.cause in JUDGED_CAUSES
 
 
 _AXES: dict[str, list[Any]] = {

@@ -25,7 +25,7 @@ import click
 from e2e_runner.cli.options import resolve_given
 from e2e_runner.errors import NothingSelected
 from e2e_runner.model import Example, Plan, PortOwner
-from e2e_runner.text import cell_width, duration, one_line, shorten
+from e2e_runner.text import age, cell_width, one_line, shorten
 
 if TYPE_CHECKING:
     from e2e_runner.config import Resolved
@@ -169,8 +169,8 @@ def _owner_cells(owner: PortOwner | None, now: float) -> tuple[str, str, str, st
     process = owner.process
     if process is None:
         return "?", "", "", "?"
-    age = duration(max(0.0, now - process.started))
-    return str(process.pid), one_line(process.user), age, one_line(process.command)
+    since = age(now - process.started)
+    return str(process.pid), one_line(process.user), since, one_line(process.command)
 
 
 def _note(owner: PortOwner | None) -> str:

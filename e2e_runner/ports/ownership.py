@@ -10,16 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from e2e_runner.model import PortOwner, ProcessInfo
+from e2e_runner.model import OnPortConflict, PortOwner, ProcessInfo
 from e2e_runner.ports.sockets import (
     Listener,
     bindable,
+    bound,
     connected,
     holders,
     listening,
     listening_ports_of,
 )
-from e2e_runner.text import duration, one_line, plural, shorten
+from e2e_runner.text import age, one_line, plural, shorten
 
 if TYPE_CHECKING:
     import psutil
@@ -28,7 +29,12 @@ EarlierRun = Callable[[int], str | None]
 """Gives the id of the earlier run whose tag a pid carries; see `earlier_run`."""
 
 _LINUX: bool = sys.platform == "linux"
-_IN_THE_WAY = {"127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0"}  # noqa: S104 - compared with, never bound
+_WAITING: dict[OnPortConflict | None, str] = {
+    OnPortConflict.FAIL: ", or wait for it with --on-port-conflict wait",
+    OnPortConflict.WAIT: ", or let the example wait longer with a longer --timeout",
+}
+_IN_THE_WAY_OF_IPV4 = {"127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0"}  # noqa: S104 - compared with, never bound
+_IN_THE_WAY = {*_IN_THE_WAY_OF_IPV4, "::1"}
 _CONTAINER_PROXIES = {
     "com.docker.backend",
     "com.docker.vpnkit",
@@ -46,6 +52,10 @@ _CONTAINER_PROXIES = {
     "vpnkit-bridge",
 }
 _COMMAND_WIDTH = 100
+_NOT_TOLD = (
+    "nothing is seen to listen on it, but it cannot be bound, "
+    "and the system does not tell which process holds it"
+)
 
 
 def taken(
@@ -73,25 +83,32 @@ def owners(ports: Iterable[int], *, earlier: EarlierRun | None = None) -> tuple[
     wanted = sorted(set(ports))
     sockets = [socket for socket in listening() if socket.port in wanted]
     in_the_way = {socket.port for socket in sockets if socket.address in _IN_THE_WAY}
-    bound = [port for port in wanted if port not in in_the_way and not bindable(port)]
-    if not sockets and not bound:
+    silent = [port for port in wanted if port not in in_the_way and not bindable(port)]
+    if not sockets and not silent:
         return ()
-    clients = connected(bound) if bound else ()
     found = _by_process(sockets, earlier)
-    for port in bound:
-        held = _by_process([client for client in clients if client.port == port], earlier)
-        found += [
-            replace(owner, addresses=(), note=_joined("holds it by a connection", owner.note))
-            for owner in held
-        ] or [
-            PortOwner(
-                port=port,
-                addresses=(),
-                process=None,
-                note="nothing is seen to listen on it, but it cannot be bound",
-            )
-        ]
+    if silent:
+        found += _silent_owners(silent, earlier)
     return tuple(sorted(found, key=lambda owner: owner.port))
+
+
+def _silent_owners(ports: list[int], earlier: EarlierRun | None) -> list[PortOwner]:
+    """Find who holds each of `ports` without listening on it; an owner has no addresses then."""
+    found: list[PortOwner] = []
+    unused = [socket for socket in bound(ports) if socket.address in _IN_THE_WAY]
+    clients = connected(ports)
+    for port in ports:
+        ways = (
+            ("has bound it and does not listen", unused),
+            ("holds it by a connection", clients),
+        )
+        held = [
+            replace(owner, addresses=(), note=_joined(how, owner.note))
+            for how, sockets in ways
+            for owner in _by_process([each for each in sockets if each.port == port], earlier)
+        ]
+        found += held or [PortOwner(port=port, addresses=(), process=None, note=_NOT_TOLD)]
+    return found
 
 
 def earlier_run(pid: int, *, project: str, is_live: Callable[[str], bool]) -> str | None:
@@ -124,27 +141,34 @@ def describe(owner: PortOwner, now: float) -> str:
         said += f" by pid {process.pid} ({command})" if command else f" by pid {process.pid}"
         if process.user:
             said += f", user {one_line(process.user)}"
-        said += f", started {duration(max(0.0, now - process.started))} ago"
+        said += f", started {age(now - process.started)} ago"
     if owner.earlier_run is not None:
         said += ", left by an earlier run"
     return f"{said}: {one_line(owner.note)}" if owner.note else said
 
 
-def advice(owner: PortOwner) -> str:
-    """Say in one sentence what to do about a taken port."""
+def advice(owner: PortOwner, *, policy: OnPortConflict | None) -> str:
+    """Say in one sentence what to do about a taken port.
+
+    `policy` is the one in force; None where none applies, as when the script has failed already.
+    """
     process = owner.process
     if owner.earlier_run is not None and process is not None:
         return f"Run again with --free-ports to have it stopped, or stop it yourself: kill {process.pid}."
-    if "container" in owner.note:
+    if "container" in owner.note and "another container" not in owner.note:
         return (
             "Stop the container that publishes the port "
             f"(docker ps --filter publish={owner.port} names it)."
         )
     if process is not None:
-        return f"Stop it (kill {process.pid}), or wait for it with --on-port-conflict wait."
-    return (
-        f"As the owner or as root, `e2e-run ports {owner.port}` names the process; stop it there."
-    )
+        stop = f"Stop it (kill {process.pid})"
+    elif owner.note == _NOT_TOLD:
+        stop = "Stop what has bound the port without listening on it, or choose another port"
+    elif os.geteuid() in {0, owner.uid}:
+        stop = "Stop it where it runs, such as in another container, or choose another port"
+    else:
+        stop = f"As the owner or as root, `e2e-run ports {owner.port}` names the process: stop it there"
+    return f"{stop}{_WAITING.get(policy, '')}."
 
 
 def process_info(pid: int) -> ProcessInfo | None:
@@ -189,9 +213,10 @@ def _owner(
         notes.append(_not_visible(uid))
     elif len(seen) > 1:
         notes.append(f"shared with {plural(len(seen) - 1, 'more process', 'more processes')}")
-    if not _IN_THE_WAY.intersection(addresses):
+    if not _IN_THE_WAY_OF_IPV4.intersection(addresses):
+        others = "localhost or on every address" if "::1" in addresses else "every address"
         notes.append(
-            f"on {', '.join(addresses)} only: in the way of a server on every address, "
+            f"only on {', '.join(addresses)}, which is in the way of a server on {others}, "
             "not of one on 127.0.0.1"
         )
     return PortOwner(

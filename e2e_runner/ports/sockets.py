@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e_runner.ports.netlink import listening_rows
+from e2e_runner.ports.netlink import bound_rows, listening_rows
 
 _LINUX: bool = sys.platform == "linux"
 _LISTEN = b"0A"
@@ -27,7 +27,7 @@ _PROBED_ADDRESSES = _LOOPBACK if _LINUX else (*_LOOPBACK, "0.0.0.0", "::")  # no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """One listening TCP socket, or, where connections are asked for, one with a local port.
+    """One listening TCP socket, or one that has a local port, where such are asked for.
 
     `inode` is known on Linux and leads to the processes; elsewhere `pid` is known at once.
     """
@@ -54,6 +54,20 @@ def connected(ports: Collection[int]) -> tuple[Listener, ...]:
         for listens, row in itertools.chain(_rows("/proc/net/tcp"), _rows("/proc/net/tcp6"))
         if not listens and row.inode and row.port in ports
     )
+
+
+def bound(ports: Collection[int]) -> tuple[Listener, ...]:
+    """List the sockets that are bound to one of `ports` and neither listen nor are connected.
+
+    Only Linux 6.8 and later tells; elsewhere there are none to be seen.
+    """
+    if not _LINUX:
+        return ()
+    try:
+        found = [_listener(*row) for row in bound_rows()]
+    except OSError:  # a sandbox whose kernel has no such query
+        return ()
+    return tuple(row for row in found if row.port in ports)
 
 
 def bindable(port: int) -> bool:
@@ -107,12 +121,13 @@ def _address(packed: bytes) -> str:
     return socket.inet_ntop(family, packed)
 
 
+def _listener(port: int, packed: bytes, uid: int, inode: int) -> Listener:
+    return Listener(port=port, address=_address(packed), uid=uid, inode=inode)
+
+
 def _listening_linux() -> list[Listener]:
     try:
-        return [
-            Listener(port=port, address=_address(packed), uid=uid, inode=inode)
-            for port, packed, uid, inode in listening_rows()
-        ]
+        return [_listener(*row) for row in listening_rows()]
     except OSError:  # a sandbox whose kernel has no such query
         return _listening_proc("/proc/net")
 

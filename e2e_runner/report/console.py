@@ -147,6 +147,8 @@ class ConsoleReporter:
                 self._say(table(state, width=options.width, strict=strict))
                 self._say([[]])
             self._say([layout.totals(state, strict=strict)])
+            if options.verbosity is not Verbosity.QUIET:
+                self._say(layout.passive_files(state.plan))
         else:
             self._say(layout.nothing_selected(state.plan, paths=options.paths, root=options.root))
         for reporter in self._others:

@@ -5,8 +5,10 @@ from typing import assert_never
 from e2e_runner import text
 from e2e_runner.model import Leak, LeakedPort, LeakedProcess, Result, Status
 from e2e_runner.report.screen import render
+from e2e_runner.verdict import JUDGED_CAUSES
 
 _OUTPUT_LINES = 20
+_MOST_LEAKS = 10
 
 
 def leak_words(leak: Leak) -> str:
@@ -30,15 +32,15 @@ def leak_words(leak: Leak) -> str:
             assert_never(leak)
 
 
-def last_lines(result: Result, *, most: int = _OUTPUT_LINES) -> tuple[str, list[str]]:
+def last_lines(result: Result, *, most: int | None = _OUTPUT_LINES) -> tuple[str, list[str]]:
     """Give the end of the output as a terminal would show it, and a heading that says what it is.
 
-    Output that a terminal would show nothing of gives no lines.
+    At most `most` lines; None is all that was kept. Output that a terminal would show nothing of gives no lines.
     """
     lines = render(result.output_tail)
     while lines and not lines[0]:
         lines.pop(0)
-    earlier = max(len(lines) - most, 0)
+    earlier = 0 if most is None else max(len(lines) - most, 0)
     lines = lines[earlier:]
     if not lines:
         return "It wrote no output", []
@@ -66,16 +68,24 @@ def facts(result: Result) -> list[tuple[str, str]]:
     found += [("Advice", _safe_lines(hint)) for hint in result.hints]
     # A port is named with the process that listens on it.
     told = {port for k in result.leaks if isinstance(k, LeakedProcess) for port in k.ports}
-    found += [
-        ("Left behind", leak_words(leak))
-        for leak in result.leaks
-        if not (isinstance(leak, LeakedPort) and leak.port in told)
-    ]
+    leaks = [k for k in result.leaks if not (isinstance(k, LeakedPort) and k.port in told)]
+    found += [("Left behind", leak_words(leak)) for leak in leaks[:_MOST_LEAKS]]
+    if len(leaks) > _MOST_LEAKS:
+        found.append(("Left behind", f"and {len(leaks) - _MOST_LEAKS:,} more"))
     found += [("Note", _safe_lines(note)) for note in result.notes]
     if result.output_dropped:
         dropped = text.size(result.output_dropped)
         found.append(("Note", f"{dropped} from the middle of the output were dropped"))
     return found
+
+
+def note(result: Result) -> str:
+    """Give the one line on a result: the reason, after a cause that tells more than it does."""
+    told = result.status in {Status.FAILED, Status.TIMEOUT} and result.cause not in JUDGED_CAUSES
+    reason = flat(result.reason)
+    if not told or result.cause is None:
+        return reason
+    return ": ".join(part for part in (text.one_line(result.cause), reason) if part)
 
 
 def flat(words: str) -> str:

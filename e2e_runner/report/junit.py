@@ -1,7 +1,8 @@
 """The ``junit`` report, as Jenkins and GitLab read it. Valid XML 1.0 whatever the output held.
 
-Jenkins shows the message, the text of the failure and system-out; GitLab shows only the text of the
-failure. So that text tells everything that the console does.
+GitLab shows of a failed case only the text of the failure; Jenkins shows that, the message and
+system-out. So everything is said once, in that text, and what failed has no system-out. Of a case that
+passed Jenkins shows system-out, and GitLab nothing: there stands what was left behind.
 """
 
 import re
@@ -109,44 +110,47 @@ def _case(result: Result, *, strict: bool) -> Iterator[str]:
         "time": f"{result.duration:.3f}",
     }
     became = outcome(result.status, strict=strict)
-    output = _system_out(result)
-    if became is Outcome.PASSED and not output:
+    message = {"message": result.reason or result.status.value}
+    kind = {"type": result.cause or result.status.value}
+    match became:
+        case Outcome.PASSED:
+            inside = _system_out(result)
+        case Outcome.SKIPPED:
+            inside = _open("skipped", kind | message, empty=True) + "\n"
+        case Outcome.FAILURE | Outcome.ERROR:
+            element = became.value
+            inside = f"{_open(element, kind | message)}{_text(_explanation(result))}</{element}>\n"
+        case _:
+            assert_never(became)
+    if not inside:
         yield _open("testcase", attributes, empty=True) + "\n"
         return
     yield _open("testcase", attributes) + "\n"
-    message = {"message": result.reason or result.status.value}
-    kind = {"type": result.cause or result.status.value}
-    if became is Outcome.SKIPPED:
-        yield _open("skipped", kind | message, empty=True) + "\n"
-    elif became is not Outcome.PASSED:
-        yield _open(became.value, kind | message)
-        yield f"{_text(_explanation(result))}</{became.value}>\n"
-    if output:
-        yield f"<system-out>{_text(output)}</system-out>\n"
+    yield inside
     yield "</testcase>\n"
 
 
 def _explanation(result: Result) -> str:
-    heading, lines = last_lines(result)
+    """Say all that is known. The output comes last, for it may be long: all that was kept of it."""
+    heading, lines = last_lines(result, most=None)
     cause = f" ({result.cause})" if result.cause else ""
     return "\n".join(
         [
             f"{result.status.value}{cause}",
             *_labelled(facts(result)),
+            *_labelled(places(result)),
             *([f"{heading}:" if lines else f"{heading}."] if lines or result.attempts else []),
             *(f"  {line}" for line in lines),
-            *_labelled(places(result)),
         ]
     )
 
 
 def _system_out(result: Result) -> str:
-    """Give the end of the output, then what was found out about it."""
-    if result.status is Status.SKIPPED:
-        return ""
+    """Give the end of the output of a case that passed, then what was found out about it."""
     output = clean(result.output_tail)
     notes = _labelled(found for found in facts(result) if found[0])
-    return "\n".join([*([output] if output else []), *notes])
+    words = "\n".join([*([output] if output else []), *notes])
+    return f"<system-out>{_text(words)}</system-out>\n" if words else ""
 
 
 def _labelled(found: Iterable[tuple[str, str]]) -> list[str]:

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from e2e_runner import text
 from e2e_runner.model import Containment, Plan, Result, RunInfo, Status
-from e2e_runner.report.evidence import facts, flat, last_lines, places
+from e2e_runner.report.evidence import facts, flat, last_lines, note, places
 from e2e_runner.report.paths import relative
 from e2e_runner.report.style import Line, Span, Style
 from e2e_runner.state import RunState
-from e2e_runner.verdict import all_passed, is_bad
+from e2e_runner.verdict import all_passed, is_bad, nothing_to_remark
 
 _INDENT = "  "
 _BETWEEN = " · "
 _MOST_ROWS_OF_A_LINE = 4  # a long line of output is wrapped into this many rows at most
 _MOST_NAMES = 5
+_PASSIVE = ("only imports, definitions ", "defines main() ")  # how discovery's reasons begin
 
 _MARKS = {
     Status.PASSED: "✓",
@@ -61,12 +62,13 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
         parts.append(text.plural(run.jobs, "job"))
     parts.append(f"python: {text.one_line(relative(run.python, run.root))}")
     if run.processes is not None:
-        parts.append(f"processes: {run.processes.value}")
+        parts.append(f"processes: {run.processes.value}{_why_lesser(run)}")
     if run.network != "host":
         parts.append(f"network: {text.one_line(run.network)}")
     line: list[Span] = [(f"e2e-run {run.version}", Style.BOLD)]
     columns = len(line[0][0])
-    for part in parts:
+    for whole in parts:
+        part = whole if width is None else text.shorten(whole, width - len(_INDENT))
         columns += text.cell_width(part) + len(_BETWEEN)
         if width is not None and columns > width:
             yield line
@@ -74,9 +76,29 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
         else:
             line.append((f"{_BETWEEN}{part}", Style.DIM))
     yield line
-    if run.processes not in (None, Containment.CGROUP):
-        for note in run.containment_notes:
-            yield [(f"{_INDENT}{run.processes}, because {text.one_line(note)}", Style.DIM)]
+
+
+def _why_lesser(run: RunInfo) -> str:
+    """Say in brackets why no better tier is in force; the json report has the notes in full."""
+    if run.processes is Containment.CGROUP or not run.containment_notes:
+        return ""
+    return f" ({'; '.join(map(short_note, run.containment_notes))})"
+
+
+def short_note(words: str) -> str:
+    """Shorten a note on a tier to its name and the last thing said, without paths.
+
+    >>> short_note("cgroup: /sys/fs/cgroup/x: Permission denied (not delegated to this user)")
+    'cgroup: not delegated to this user'
+    >>> short_note("cgroup: /sys/fs/cgroup/x: Device or resource busy (/sys/fs/cgroup/x/cgroup.procs)")
+    'cgroup: Device or resource busy'
+    """
+    tier, _, why = text.one_line(words).partition(": ")
+    said, _, bracket = why.partition(" (")
+    detail = bracket.removesuffix(")")
+    if not detail or "/" in detail:
+        detail = said.rpartition(": ")[2]
+    return f"{tier}: {detail}" if detail else tier
 
 
 def warning(message: str, path: str | None = None) -> Line:
@@ -92,7 +114,7 @@ def finished(result: Result, *, done: int, selected: int, width: int | None, str
     status = f"{status_words(result.status):<{STATUS_WIDTH}}"
     time = f"{took(result):>7}  "
     path = text.one_line(result.path)
-    reason = "" if style is Style.OK else flat(result.reason)
+    reason = "" if style is Style.OK else note(result)
     if width is not None:
         room = width - len(count) - len(status) - len(time) - len(_INDENT)
         path_room, reason_room = share(room, text.cell_width(path), text.cell_width(reason))
@@ -245,12 +267,39 @@ def conclusion(state: RunState, *, strict: bool) -> Iterator[Line]:
     elif interruption:
         yield [(f"Interrupted by {interruption.signal}.", Style.WARN)]
     elif state.selected and all_passed(state.counts, strict=strict):
-        yield [("All examples passed", Style.OK)]
+        remark = _remark(state)
+        yield [(remark, Style.WARN) if remark else ("All examples passed", Style.OK)]
+
+
+def _remark(state: RunState) -> str:
+    """Say what is not quite well about a green run; empty where every example passed."""
+    if nothing_to_remark(state.counts):
+        return ""
+    leaked, flaky = state.counts[Status.LEAKED], state.counts[Status.FLAKY]
+    said = [f"{text.plural(leaked, 'example')} leaked"] if leaked else []
+    if flaky:
+        said.append(f"{text.plural(flaky, 'example')} {'was' if flaky == 1 else 'were'} flaky")
+    such = "that as a failure" if leaked + flaky == 1 else "those as failures"
+    return f"No failures, but {' and '.join(said)} (--strict counts {such})"
+
+
+def passive_files(plan: Plan) -> Iterator[Line]:
+    """Say how many files look like scripts and were left out, since they would do nothing."""
+    count = sum(
+        file.path.endswith(".py") and file.reason.startswith(_PASSIVE) for file in plan.not_examples
+    )
+    if count:
+        verbs = "imports and defines, and is no example"
+        if count > 1:
+            verbs = "import and define, and are no examples"
+        words = f"{text.plural(count, 'file')} only {verbs}: see `e2e-run list`"
+        yield [(words, Style.DIM)]
 
 
 def nothing_selected(plan: Plan, *, paths: Sequence[Path], root: Path) -> Iterator[Line]:
     """Say why nothing ran, and what to do."""
-    where = ", ".join(text.one_line(relative(str(path), root)) for path in paths) or "the project"
+    names = [f'"{text.one_line(relative(str(path), root))}"' for path in paths]
+    where = ", ".join(names) or "the project"
     yield [("No example was selected", Style.WARN), (f" in {where}.", Style.PLAIN)]
     if plan.deselected:
         left_out = text.plural(len(plan.deselected), "example")

@@ -28,21 +28,31 @@ class LiveRegion:
     def __init__(
         self, sink: Sink, painter: Painter, *, color: bool, environ: Mapping[str, str]
     ) -> None:
+        self._sink = sink
+        self._painter = painter
+        self._color = color
+        self._environ = environ
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Start a fresh region where the cursor is now, as after the shell has written meanwhile.
+
+        What was drawn before is left as it is: where it stands now is not known.
+        """
         # Imported here: without a terminal, rich is never loaded.
         from rich.console import Console
         from rich.live import Live
 
-        self._painter = painter
         self._console = Console(
-            file=cast("IO[str]", sink),
+            file=cast("IO[str]", self._sink),
             force_terminal=True,
-            color_system="standard" if color else None,
-            no_color=not color,
+            color_system="standard" if self._color else None,
+            no_color=not self._color,
             markup=False,
             highlight=False,
             emoji=False,
             legacy_windows=False,
-            _environ=environ,
+            _environ=self._environ,
         )
         self._live = Live(
             console=self._console,

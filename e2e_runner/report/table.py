@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from e2e_runner import text
 from e2e_runner.model import Result, Status
 from e2e_runner.report.display import Verbosity, shown
-from e2e_runner.report.evidence import flat
+from e2e_runner.report.evidence import note
 from e2e_runner.report.layout import (
     STATUS_WIDTH,
     cut,
@@ -84,15 +84,15 @@ def table(state: RunState, *, width: int, strict: bool) -> Iterator[Line]:
 
 def _table(results: Sequence[Result], *, width: int, strict: bool) -> Iterator[Line]:
     cells = [
-        (text.one_line(r.path), status_words(r.status), took(r), flat(r.reason)) for r in results
+        (text.one_line(r.path), status_words(r.status), took(r), _terse(note(r))) for r in results
     ]
     time = max(len(_HEADINGS[2]), *(len(row[2]) for row in cells))
-    example, note = share(
+    example, rest = share(
         width - STATUS_WIDTH - time - 3 * len(_GAP),
         max(len(_HEADINGS[0]), *(text.cell_width(row[0]) for row in cells)),
         max(len(_HEADINGS[3]), *(text.cell_width(row[3]) for row in cells)),
     )
-    rule = _GAP.join("─" * columns for columns in (example, STATUS_WIDTH, time, note))
+    rule = _GAP.join("─" * columns for columns in (example, STATUS_WIDTH, time, rest))
     yield [
         (f"{'Example':<{example}}{_GAP}{'Status':<{STATUS_WIDTH}}{_GAP}", Style.BOLD),
         (f"{'Time':>{time}}{_GAP}Note", Style.BOLD),
@@ -104,8 +104,13 @@ def _table(results: Sequence[Result], *, width: int, strict: bool) -> Iterator[L
             (_padded(path, example), Style.PLAIN),
             (f"{_GAP}{status:<{STATUS_WIDTH}}", style),
             (f"{_GAP}{took_:>{time}}{_GAP}", Style.PLAIN),
-            (cut(reason, note), Style.PLAIN if style is Style.BAD else Style.DIM),
+            (cut(reason, rest), Style.PLAIN if style is Style.BAD else Style.DIM),
         ]
+
+
+def _terse(words: str) -> str:
+    """Leave out what a table needs no words for, so that the end is not what is cut."""
+    return words.removeprefix("the run was ")
 
 
 def _padded(words: str, columns: int) -> str:

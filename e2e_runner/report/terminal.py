@@ -5,6 +5,7 @@ its time limits.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ _MOST_PENDING = (
     8 * 1024 * 1024
 )  # characters; a script that floods with --no-capture waits from here
 _REPAINT_EVERY = 0.1  # seconds
+_STOPPED = 2.0  # seconds more than that are no busy machine: the run was stopped (Ctrl-Z) meanwhile
 
 
 class Terminal:
@@ -22,13 +24,18 @@ class Terminal:
 
     `make_region` makes the live region; it is called in the thread, with the first text. With a region
     the text is written together with the next repaint, so that a thousand short examples a second
-    cost ten repaints.
+    cost ten repaints. `clock` is monotonic, in seconds.
     """
 
     def __init__(
-        self, sink: Sink, *, make_region: Callable[[Sink], LiveRegion] | None = None
+        self,
+        sink: Sink,
+        *,
+        make_region: Callable[[Sink], LiveRegion] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink
+        self._clock = clock
         self._make_region = make_region
         self._pending: deque[str] = deque()
         self._pending_size = 0
@@ -90,11 +97,15 @@ class Terminal:
     def _run_region(self, region: LiveRegion) -> None:
         over = False
         while not over:
+            begin = self._clock()
             with self._changed:
                 over = self._changed.wait_for(
                     lambda: self._hurry or self._closing, timeout=_REPAINT_EVERY
                 )
                 text = self._take()
+            # Only the wait is timed: a terminal that is paused (Ctrl-S) shows nobody else's text.
+            if self._clock() - begin > _REPAINT_EVERY + _STOPPED:
+                region.begin_anew()
             if text:
                 region.print_above(text)
                 self._written(text)
