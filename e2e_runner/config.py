@@ -26,6 +26,7 @@ class Override:
 
     match: tuple[str, ...]
     layer: Layer
+    place: str  # of `match`, as messages name it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class Resolved:
     config: Layer
     overrides: tuple[Override, ...]  # the last that matches is the strongest
     python_path: str  # PYTHONPATH of the caller
+    searches_all: bool  # whether all that is searched when no PATH is given is searched
 
     def layers(self, path: str, metadata: Layer) -> list[Layer]:
         """Give what each source says of the example `path`, strongest first."""
@@ -109,6 +111,7 @@ def resolve(
         config=example_layer(layers[2], Scope.CONFIG),
         overrides=overrides,
         python_path=environ.get("PYTHONPATH", ""),
+        searches_all=not named or _covers(named, root, config.get("paths")),
     )
 
 
@@ -225,6 +228,12 @@ def _configured_paths(file: ConfigFile | None, root: Path, given: Given) -> tupl
     return tuple(found)
 
 
+def _covers(named: Sequence[Path], root: Path, configured: Given | None) -> bool:
+    """Say whether the PATHs hold all that would be searched without them."""
+    names = configured.value if configured else (DEFAULT_FOLDER,)
+    return all(any(_absolute(root, name).is_relative_to(path) for path in named) for name in names)
+
+
 # --- the configuration file ----------------------------------------------------------------------
 
 
@@ -285,7 +294,7 @@ def _read_override(
     else:
         if not match:
             problems.append(f"{place}: match: is missing; accepted: {GLOBS.accepted}")
-    return Override(match=match, layer=layer), problems
+    return Override(match=match, layer=layer, place=place), problems
 
 
 # --- single settings -----------------------------------------------------------------------------

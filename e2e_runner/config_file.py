@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from e2e_runner.errors import ConfigError
+from e2e_runner.layers import misspelt_table
+from e2e_runner.text import one_line
 from e2e_runner.toml_lines import TomlDocument, TomlError, parse_toml
 
 OWN_NAME = "e2e-run.toml"
@@ -42,11 +44,8 @@ def find_config(starts: Iterable[Path], cwd: Path) -> tuple[ConfigFile | None, l
     warnings: list[str] = []
     for folder in _upwards(starts):
         own = _load_own(folder / OWN_NAME, cwd)
-        try:
-            project = _load_project(folder / PROJECT_NAME, cwd)
-        except _NotOursError as error:
-            warnings.append(f"{error} (passed over: it does not mention e2e-run)")
-            project = None
+        project, more = _load_project(folder / PROJECT_NAME, cwd)
+        warnings += more
         if own and project:
             warnings.append(
                 f"{own.shown} and {project.shown} both configure e2e-run: {own.shown} is used"
@@ -69,8 +68,10 @@ def load_config(file: Path, cwd: Path) -> ConfigFile:
         return _own_form(file, _read(file, shown), shown)
     document = _read(file, shown)
     if not isinstance(_table(document.data), dict):
+        wrong = _misspelt(document, shown)
         raise ConfigError(
             f"{shown}: has no [tool.e2e-run] table",
+            facts=(wrong,) if wrong else (),
             remedy=f"add the table, or leave out --config: {PROJECT_NAME} is found by itself",
         )
     return _project_form(file, document, shown)
@@ -79,10 +80,6 @@ def load_config(file: Path, cwd: Path) -> ConfigFile:
 def show_path(file: Path, cwd: Path) -> str:
     """Name a file briefly: relative to the working directory where it is below it."""
     return str(file.relative_to(cwd)) if file.is_relative_to(cwd) else str(file)
-
-
-class _NotOursError(Exception):
-    """A ``pyproject.toml`` that is not TOML and is no concern of e2e-run."""
 
 
 def _upwards(starts: Iterable[Path]) -> Iterator[Path]:
@@ -104,28 +101,43 @@ def _load_own(file: Path, cwd: Path) -> ConfigFile | None:
 def _own_form(file: Path, document: TomlDocument, shown: str) -> ConfigFile:
     if isinstance(_table(document.data), dict):
         return _project_form(file, document, shown)
+    if wrong := _misspelt(document, shown):
+        raise ConfigError(
+            wrong, remedy="correct the table's name, or write its keys without a table"
+        )
     return ConfigFile(file=file, shown=shown, table=document.data, prefix=(), document=document)
 
 
-def _load_project(file: Path, cwd: Path) -> ConfigFile | None:
+def _load_project(file: Path, cwd: Path) -> tuple[ConfigFile | None, list[str]]:
+    """Read a ``pyproject.toml`` that may be there and may configure e2e-run; gives the warnings."""
     if not os.path.isfile(file):  # noqa: PTH113 - says no, and does not raise, in a closed folder
-        return None
+        return None, []
     shown = show_path(file, cwd)
     data = _bytes(file, shown)
-    if b"e2e-run" not in data:
-        try:
-            _parse(data, shown)
-        except ConfigError as error:
-            raise _NotOursError(error.message) from error
-        return None
-    document = _parse(data, shown)
+    try:
+        document = _parse(data, shown)
+    except ConfigError as error:
+        if b"e2e-run" in data:
+            raise
+        return None, [f"{error.message} (passed over: it does not mention e2e-run)"]
     table = _table(document.data)
     if table is None:
-        return None
+        wrong = _misspelt(document, shown)
+        return None, [wrong] if wrong else []
     if not isinstance(table, dict):
         line = document.line(*TABLE)
         raise ConfigError(f"{shown}:{line}: tool.e2e-run: is not a table; accepted: a table")
-    return _project_form(file, document, shown)
+    return _project_form(file, document, shown), []
+
+
+def _misspelt(document: TomlDocument, shown: str) -> str:
+    """Tell of a table that is meant to be e2e-run's; an empty string where there is none."""
+    path = misspelt_table(document.data)
+    if not path:
+        return ""
+    name = one_line(".".join(path))
+    line = document.line(*path)
+    return f"{shown}:{line}: [{name}] is no table of e2e-run; did you mean [tool.e2e-run]?"
 
 
 def _project_form(file: Path, document: TomlDocument, shown: str) -> ConfigFile:

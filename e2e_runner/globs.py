@@ -93,3 +93,17 @@ def _bracket(body: str, start: int) -> tuple[str, int] | None:
 def matches(pattern: str, path: str) -> bool:
     """Say whether `pattern` matches `path` (relative to the root) or a folder that it is in."""
     return compile_glob(pattern).fullmatch(path.lstrip("/")) is not None
+
+
+def fixed_start(pattern: str) -> str:
+    """Give the part of a path that all matches begin with, in whole names; empty where none is fixed.
+
+    >>> fixed_start("/examples/deep/*.py"), fixed_start("examples/a.py"), fixed_start("a.py")
+    ('examples/deep', 'examples/a.py', '')
+    """
+    body = pattern.rstrip("/")
+    if "/" not in body:
+        return ""
+    names = body.lstrip("/").split("/")
+    special = (at for at, name in enumerate(names) if set(name) & set("*?[\\"))
+    return "/".join(names[: next(special, len(names))])

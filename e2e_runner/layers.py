@@ -6,7 +6,8 @@ strongest source wins, for each setting on its own. Some kinds add up instead: t
 expressions and reports are joined.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ from e2e_runner.text import one_line
 
 # Set for the scripts, not read by e2e-run.
 _RESERVED = frozenset({"E2E_RUN", "E2E_RUN_ID", "E2E_RUN_EXAMPLE", "E2E_RUN_PROJECT"})
+_TABLE = ("tool", "e2e-run")
+_MISSPELT = ("toole2erun", "toole2erunner", "e2erun", "e2erunner")  # letters and digits of a path
+_CLOSE = 0.85
 _DEFAULT = Origin(source=Source.DEFAULT)  # one for all: a run may have many thousand examples
 
 
@@ -56,8 +60,8 @@ def read_flags(flags: Mapping[str, object]) -> tuple[dict[str, Given], list[str]
 def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Given], list[str], list[str]]:
     """Read the ``E2E_RUN_`` variables; returns the values, the problems and the warnings.
 
-    An empty variable counts as not set. Lists are separated by commas. A variable that looks like a
-    misspelt one is a warning: others may use the prefix for what e2e-run does not know.
+    An empty variable counts as not set. Lists are separated by commas. A variable with the prefix
+    that is none of e2e-run's is a warning.
     """
     values: dict[str, Given] = {}
     problems: list[str] = []
@@ -75,13 +79,19 @@ def read_environment(environ: Mapping[str, str]) -> tuple[dict[str, Given], list
             continue
         origin = Origin(source=Source.ENVIRONMENT, where=variable)
         values[setting.name] = Given(value=value, origin=origin)
-    warnings = []
-    for name in sorted(environ):
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and name not in _RESERVED:
-            meant = suggestion(name, known)
-            if meant:
-                warnings.append(f"{name} is set, but is no variable of e2e-run{meant}")
+    warnings = [
+        f"{name} is set, but is no variable of e2e-run{_meant(name, known) or ': it is ignored'}"
+        for name in sorted(environ)
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and name not in _RESERVED
+    ]
     return values, problems, warnings
+
+
+def _meant(variable: str, known: Iterable[str]) -> str:
+    """Suggest a variable by what follows the prefix, which all have in common."""
+    names = {each.removeprefix(ENVIRONMENT_PREFIX): each for each in known}
+    alike = _alike(variable.removeprefix(ENVIRONMENT_PREFIX), names, cutoff=0.75)
+    return f"; did you mean {names[alike]}?" if alike else ""
 
 
 def read_table(
@@ -125,18 +135,56 @@ def _unknown(key: str, scope: Scope, known: Sequence[str]) -> str:
     flag = within(Scope.FLAG).get(dashed)
     if flag and dashed not in known:
         return f"is no key here: it is given on the command line, as {flag.flags[-1]}"
-    return f"unknown key{suggestion(key, known)}; accepted: {', '.join(sorted(known))}"
+    accepted = f"; accepted: {', '.join(sorted(known))}"
+    return f"unknown key{suggestion(key, known) or accepted}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Give ``"; did you mean x?"`` where a known name is like `name`, else an empty string."""
+    alike = _alike(name, known, cutoff=0.7)
+    return f"; did you mean {alike}?" if alike else ""
+
+
+def _alike(name: str, known: Iterable[str], *, cutoff: float) -> str:
     import difflib
 
     by_lower = {candidate.lower(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.lower().replace("_", "-"), by_lower, 1, 0.7) or (
-        difflib.get_close_matches(name.lower(), by_lower, 1, 0.7)
-    )
-    return f"; did you mean {by_lower[found[0]]}?" if found else ""
+    spellings = dict.fromkeys((name.lower().replace("_", "-"), name.lower()))
+    for spelling in spellings:
+        found = difflib.get_close_matches(spelling, by_lower, 1, cutoff)
+        if found:
+            return by_lower[found[0]]
+    return ""
+
+
+def misspelt_table(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Find a table of a TOML document that is clearly meant to be ``[tool.e2e-run]`` and is not.
+
+    Returns the path of its keys, empty where there is none.
+
+    >>> misspelt_table({"tool": {"ruff": {}, "e2e_run": {"timeout": 3}}})
+    ('tool', 'e2e_run')
+    """
+    import difflib
+
+    for path in _tables(data, ()):
+        name = re.sub(r"[^a-z0-9]", "", "".join(path).lower())
+        if name in _MISSPELT or (
+            len(path) == len(_TABLE)
+            and difflib.SequenceMatcher(None, name, _MISSPELT[0]).ratio() > _CLOSE
+        ):
+            return path
+    return ()
+
+
+def _tables(data: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Give the paths of the tables of a document, up to three keys deep."""
+    for key, value in data.items():
+        path = (*above, key)
+        if isinstance(value, dict) and path != _TABLE:
+            yield path
+            if len(path) <= len(_TABLE):
+                yield from _tables(value, path)
 
 
 # --- joining the sources -------------------------------------------------------------------------

@@ -184,6 +184,27 @@ match = "!x"
     ]
 
 
+def test_a_misspelt_table_is_told(project: Path) -> None:
+    file = _config(project, "[project]\nname = 'x'\n[tool.e2e_run]\nstrict = true\n")
+    resolved = _resolve(project)
+    wrong = "pyproject.toml:3: [tool.e2e_run] is no table of e2e-run; did you mean [tool.e2e-run]?"
+    assert (resolved.run.config_file, resolved.warnings) == (None, (wrong,))
+    with pytest.raises(ConfigError) as caught:
+        _resolve(project, config=str(file))
+    assert str(caught.value).splitlines()[:2] == [
+        "pyproject.toml: has no [tool.e2e-run] table",
+        f"  {wrong}",
+    ]
+    file.unlink()
+    _config(project, "\n[e2e-run]\nstrict = true\n", "e2e-run.toml")
+    with pytest.raises(ConfigError) as caught:
+        _resolve(project)
+    assert str(caught.value) == (
+        "e2e-run.toml:2: [e2e-run] is no table of e2e-run; did you mean [tool.e2e-run]?\n"
+        "To fix this: correct the table's name, or write its keys without a table"
+    )
+
+
 def test_overrides_that_are_no_tables(project: Path) -> None:
     _config(project, "overrides = 3\n", "e2e-run.toml")
     with pytest.raises(ConfigError, match=r"^e2e-run\.toml:1: overrides: is not a list of tables"):

@@ -214,8 +214,10 @@ def test_other_languages_run_when_included_or_named(project: Project) -> None:
     assert project.example("examples/b.js").argv[0] == "node"
     assert project.example("examples/c").argv == (str(project.root / "examples" / "c"),)
     (problem,) = project.example("examples/d.foo").problems
-    assert problem.message.startswith(
+    assert problem.message == (
         "examples/d.foo:1: interpreter: none is known for files with the suffix .foo; accepted: "
+        '`interpreters = { ".foo" = "COMMAND" }` in the configuration, `interpreter` in an '
+        "override, an executable file, or a suffix of .bash, .js, .mjs, .php, .pl, .py, .rb, .sh"
     )
     project.write({}, "include = ['*.sh']\ninterpreters = { '.sh' = './tools/sh -e' }\n")
     (example,) = project.plan().examples
@@ -485,6 +487,101 @@ def test_bad_metadata_is_a_problem_of_its_example_only(project: Project) -> None
         f"examples/a.py:5: cwd: {project.root}/examples/nowhere is no folder",
         "examples/a.py:4: needs: 'gone.py' does not exist",
     ]
+
+
+def test_metadata_that_nobody_reads_is_a_warning(project: Project) -> None:
+    project.write(
+        {
+            "examples/a.py": "#/// script\n#[tool.e2e-run]\n#timeout = 1\n#///\n" + RUNS,
+            "examples/b.py": _metadata("needs = ['../server.py']"),
+            "server.py": "# /// script\n# [tool.e2e_run]\n# ///\n" + RUNS,
+        }
+    )
+    plan = project.plan()
+    assert _paths(plan) == ["examples/a.py", "examples/b.py"]
+    assert plan.warnings == (
+        "examples/a.py:1: '#/// script' opens no metadata block; accepted: `# /// script`",
+        "server.py:2: [tool.e2e_run] is ignored; did you mean [tool.e2e-run]?",
+    )
+
+
+def _override(*patterns: str) -> str:
+    return f"[[overrides]]\nmatch = {list(patterns)}\ntimeout = 3\n"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "paths", "idle"),
+    [
+        (["exmples/*.py"], [], True),
+        (["exmples/*.py"], ["examples"], True),
+        (["exmples/*.py"], ["."], True),
+        (["exmples/*.py"], ["examples/deep"], True),
+        (["exmples/*.py"], ["examples/a.py"], False),
+        (["exmples/*.py"], ["examples", "examples/a.py"], False),
+        (["exmples/*.py", "a.py"], [], False),
+        (["b.py"], [], True),
+        (["b.py"], ["examples"], True),
+        (["b.py"], ["examples/deep"], False),  # it may fit a file elsewhere
+        (["examples/b.py"], ["examples"], True),
+        (["examples/x*.py"], ["examples/deep"], False),
+        (["examples/*.py"], [], False),
+        (["examples/test_*.py"], [], False),  # what fits is no example
+        (["examples/build/*.py"], [], False),  # not searched
+        (["other/*.py"], [], False),
+        (["other/*.py"], ["other"], False),
+        (["other/*.sh"], ["other"], True),
+    ],
+)
+def test_an_override_that_fits_no_file_is_a_warning(
+    project: Project, patterns: list[str], paths: list[str], *, idle: bool
+) -> None:
+    names = ["a.py", "test_a.py", "deep/c.py", "build/d.py", "../other/e.py"]
+    project.write({f"examples/{name}": RUNS for name in names}, _override(*patterns))
+    shown = ", ".join(map(repr, patterns))
+    assert project.plan(*paths).warnings == (
+        (
+            (
+                f"e2e-run.toml:2: match: {shown} fits no file that was found, so the override does "
+                "nothing; accepted: globs relative to the folder of this file, or of names"
+            ),
+        )
+        if idle
+        else ()
+    )
+
+
+def test_configured_paths_decide_what_an_override_may_fit(project: Project) -> None:
+    files = {"examples/a.py": RUNS, "more/b.py": RUNS}
+    project.write(files, "paths = ['examples', 'more']\n" + _override("c.py"))
+    assert len(project.plan().warnings) == 1
+    assert project.plan("examples").warnings == ()
+    assert len(project.plan("examples", "more").warnings) == 1
+
+
+def test_the_interpreter_says_where_it_comes_from(project: Project, tmp_path: Path) -> None:
+    project.write(
+        {"examples/a.py": RUNS, "a.sh": "", "b.js": "", "c.py": _metadata("interpreter = 'x y'")},
+        "interpreters = { '.sh' = 'dash' }",
+    )
+
+    def origin(path: str, **flags: str) -> Origin:
+        (example,) = project.plan(path, environ=None, **flags).examples
+        return example.settings.origins["interpreter"]
+
+    default = Origin(source=Source.DEFAULT)
+    where = "the one running e2e-run"
+    assert origin("examples/a.py") == Origin(source=Source.DEFAULT, where=where)
+    flag = Origin(source=Source.FLAG, where="--python")
+    assert origin("examples/a.py", python=sys.executable) == flag
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "python").symlink_to(sys.executable)
+    environ = {"VIRTUAL_ENV": str(tmp_path / "env")}
+    (example,) = project.plan("examples/a.py", environ=environ).examples
+    active = Origin(source=Source.ENVIRONMENT, where="VIRTUAL_ENV")
+    assert example.settings.origins["interpreter"] == active
+    assert origin("a.sh") == Origin(source=Source.CONFIG, where="e2e-run.toml:1")
+    assert origin("b.js") == default
+    assert origin("c.py") == Origin(source=Source.METADATA, where="c.py:3")
 
 
 def test_websocket_tags_are_inferred(project: Project) -> None:

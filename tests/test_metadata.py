@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from e2e_runner.layers import misspelt_table
 from e2e_runner.metadata import comment_prefix, find_blocks, read_metadata
 from e2e_runner.model import Origin, Problem, Source, TcpProbe
 
@@ -76,9 +77,7 @@ def test_scripts_that_say_nothing_to_e2e_run(text: str) -> None:
 
 def test_an_unknown_key_is_named_with_the_right_one() -> None:
     (message,) = _problems(_script('grace = "1s"', 'timout = "2m"'))
-    assert message.startswith(
-        "examples/x.py:4: timout: unknown key; did you mean timeout?; accepted: args, cwd, env,"
-    )
+    assert message == "examples/x.py:4: timout: unknown key; did you mean timeout?"
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -120,6 +119,117 @@ def test_two_blocks_are_one_too_many() -> None:
             message="x.py:5: script: more than one metadata block (lines 1, 5); accepted: one block"
         ),
     )
+
+
+def test_two_blocks_without_a_line_between_them() -> None:
+    block = "# /// script\n# [tool.e2e-run]\n# timeout = 1\n# ///\n"
+    assert _problems(f"\n{block}{block}") == [
+        "examples/x.py:6: script: more than one metadata block (lines 2, 6); accepted: one block"
+    ]
+
+
+def test_a_block_that_begins_before_the_last_is_closed() -> None:
+    text = "\n# /// script\n# [tool.e2e-run]\n# timeout = 1\n# /// script\n# x = 1\n# ///\n"
+    assert _problems(text) == [
+        (
+            "examples/x.py:5: script: a second metadata block begins before that of line 2 is closed; "
+            "accepted: one block, closed by `# ///`"
+        )
+    ]
+
+
+UNCLOSED = (
+    "the metadata block is never closed, and ignored; "
+    "accepted: lines that begin with `# `{}, the last of them `# ///`"
+)
+OUTSIDE = "is ignored: it is not in a block that `# /// script` opens and `# ///` closes"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("# /// script\n# [tool.e2e-run]\n# x = 1\nprint(1)\n", "1: " + UNCLOSED.format("")),
+        ("\n# /// script\n# x = 1", "2: " + UNCLOSED.format("")),
+        (
+            "# /// script\n#[tool.e2e-run]\n# x = 1\n# ///\n",
+            "1: " + UNCLOSED.format(", but line 2 does not"),
+        ),
+        (
+            "# /// script\n# [tool.e2e-run]\n# x = 1\n#///\n",
+            "1: " + UNCLOSED.format(", but line 4 does not"),
+        ),
+        (
+            "#/// script\n# [tool.e2e-run]\n# x = 1\n# ///\n",
+            "1: '#/// script' opens no metadata block; accepted: `# /// script`",
+        ),
+        (
+            "#!/usr/bin/python\n#///script\n#[tool.e2e-run]\n#///\n",
+            "2: '#///script' opens no metadata block; accepted: `# /// script`",
+        ),
+        (
+            "# // Script \n# [tool.e2e-run]\n# //\n",
+            "1: '# // Script ' opens no metadata block; accepted: `# /// script`",
+        ),
+        (
+            "# /// other\n# [tool.e2e-run]\n# x = 1\n# ///\n",
+            "1: the block of type other is ignored; accepted: `# /// script`",
+        ),
+        (
+            "import a\n# note:\n# [tool.e2e-run]\n# timeout = 1\n",
+            f"3: '# [tool.e2e-run]' {OUTSIDE}",
+        ),
+        ("#[tool.e2e-run]\n#timeout = 1\n", f"1: '#[tool.e2e-run]' {OUTSIDE}"),
+        (
+            "# /// script\n# [tool.e2e_run]\n# timeout = 1\n# ///\n",
+            "2: [tool.e2e_run] is ignored; did you mean [tool.e2e-run]?",
+        ),
+        (
+            "# /// script\n# a = 1\n# [e2e-run]\n# timeout = 1\n# ///\n",
+            "3: [e2e-run] is ignored; did you mean [tool.e2e-run]?",
+        ),
+        (
+            "# /// script\n# [tool.e2erun]\n# ///\n",
+            "2: [tool.e2erun] is ignored; did you mean [tool.e2e-run]?",
+        ),
+    ],
+)
+def test_what_looks_like_metadata_and_is_not_read_is_told(text: str, warning: str) -> None:
+    metadata = read_metadata(text, "x.py")
+    assert metadata.warnings == (f"x.py:{warning}",)
+    assert (metadata.layer, metadata.problems, metadata.declared) == ({}, (), False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SCRIPT,
+        "# /// script\n# ///\n",
+        "# /// script\n# dependencies = []\n# ///\n",
+        "# /// script\n# [tool.other]\n# x = 1\n# ///\n",
+        "# /// other\n# x = 1\n",
+        "# reads [tool.e2e-run] of a file\n",
+        "text = '[tool.e2e-run]'\n",
+        "  # [tool.e2e-run]\n",
+    ],
+)
+def test_nothing_is_told_of_what_is_read_or_not_meant(text: str) -> None:
+    assert read_metadata(text, "x.py").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        ({"tool": {"e2e-run": {"e2e_run": {}}, "ruff": {}, "e2e": {}}}, ()),
+        ({"project": {"e2e-run": 1}, "tool": {"uv": {"sources": {"e2e-run": {}}}}}, ()),
+        ({"tool": {"e2e-runner": {}}}, ("tool", "e2e-runner")),
+        ({"tool": {"e2e": {"run": {}}}}, ("tool", "e2e", "run")),
+        ({"tools": {"e2e-run": {}}}, ("tools", "e2e-run")),
+        ({"tool": {"E2E-Rnu": {}}}, ("tool", "E2E-Rnu")),
+        ({"tool": 1, "e2erun": {}}, ("e2erun",)),
+    ],
+)
+def test_misspelt_tables(data: dict[str, object], path: tuple[str, ...]) -> None:
+    assert misspelt_table(data) == path
 
 
 def test_a_table_that_is_none() -> None:

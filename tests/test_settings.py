@@ -294,7 +294,7 @@ def test_environment_variables_are_read_and_lists_split_at_commas() -> None:
             "E2E_RUN_COLOR": "red",
             "E2E_RUN_TIMOUT": "1",
             "E2E_RUN_ID": "x",
-            "E2E_RUN_SOMETHING_ELSE": "x",
+            "E2E_RUN_JOBS": "4",
         }
     )
     assert {name: each.value for name, each in values.items()} == {
@@ -303,7 +303,8 @@ def test_environment_variables_are_read_and_lists_split_at_commas() -> None:
     }
     assert problems == ["E2E_RUN_COLOR: 'red' is not one of them; accepted: auto, always or never"]
     assert warnings == [
-        "E2E_RUN_TIMOUT is set, but is no variable of e2e-run; did you mean E2E_RUN_TIMEOUT?"
+        "E2E_RUN_JOBS is set, but is no variable of e2e-run: it is ignored",
+        "E2E_RUN_TIMOUT is set, but is no variable of e2e-run; did you mean E2E_RUN_TIMEOUT?",
     ]
 
 

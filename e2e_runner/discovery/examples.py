@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from e2e_runner.discovery.source import name_says_websocket
 from e2e_runner.discovery.walk import Folders, Found, read_source, relative_path
 from e2e_runner.layers import Given, choose
 from e2e_runner.model import Example, ExampleSettings, Origin, Problem, Source
-from e2e_runner.settings import EXAMPLE_SETTINGS
+from e2e_runner.settings import EXAMPLE_SETTINGS, RUN_SETTINGS
 
 _PROJECT = "project"  # the value of `cwd` that means the root
+_INTERPRETERS: Mapping[str, str] = next(
+    setting.default for setting in RUN_SETTINGS if setting.name == "interpreters"
+)
 _DEEPEST_CHAIN = 50  # companions of companions
 
 
@@ -23,6 +27,7 @@ class Builder:
     def __init__(self, resolved: Resolved, folders: Folders) -> None:
         self.resolved = resolved
         self.folders = folders
+        self.warnings: list[str] = []  # about the metadata of companions
         self._root = str(resolved.run.root)
         self._companions: dict[str, Example] = {}
         self._chain: list[str] = []  # paths of the examples that are being built
@@ -34,7 +39,8 @@ class Builder:
         given = {setting.name: choose(setting, layers) for setting in EXAMPLE_SETTINGS}
         given["tags"] = _with_inferred(given["tags"], script)
         problems = list(script.metadata.problems)
-        interpreter, is_python, more = self._interpreter(script, given["interpreter"])
+        given["interpreter"], is_python, more = self._interpreter(script, given["interpreter"])
+        interpreter: tuple[str, ...] = given["interpreter"].value
         problems += more
         module = module_name(script, self.folders) if is_python else ""
         cwd, more = self._cwd(script, given["cwd"], module)
@@ -72,27 +78,30 @@ class Builder:
             companions=companions,
         )
 
-    def _interpreter(
-        self, script: Script, given: Given
-    ) -> tuple[tuple[str, ...], bool, list[Problem]]:
+    def _interpreter(self, script: Script, given: Given) -> tuple[Given, bool, list[Problem]]:
         """Give the command, whether it is the project's Python, and what is wrong."""
         if given.value is not None:
-            return _located(given.value, script.folder), False, []
+            return replace(given, value=_located(given.value, script.folder)), False, []
         run = self.resolved.run
         command = run.interpreters.get(script.suffix)
         if command is not None:
-            return _located(tuple(shlex.split(command)), self._root), False, []
+            located = _located(tuple(shlex.split(command)), self._root)
+            own = command != _INTERPRETERS.get(script.suffix)
+            origin = run.origins["interpreters"] if own else given.origin
+            return Given(value=located, origin=origin), False, []
         if script.suffix == ".py":
-            return (run.python,), True, []
+            return Given(value=(run.python,), origin=run.origins["python"]), True, []
         if os.access(script.found.file, os.X_OK):
-            return (), False, []
+            return replace(given, value=()), False, []
         known = ", ".join(sorted({".py", *run.interpreters}))
         kind = f"files with the suffix {script.suffix}" if script.suffix else "files without suffix"
+        entry = f'`interpreters = {{ "{script.suffix}" = "COMMAND" }}` in the configuration, '
         message = (
-            f"{script.found.path}:1: interpreter: none is known for {kind}; accepted: a suffix of "
-            f"{known}, an entry in `interpreters`, or an executable file"
+            f"{script.found.path}:1: interpreter: none is known for {kind}; accepted: "
+            f"{entry if script.suffix else ''}`interpreter` in an override, an executable file, or a "
+            f"suffix of {known}"
         )
-        return (), False, [Problem(message=message)]
+        return replace(given, value=()), False, [Problem(message=message)]
 
     def _cwd(self, script: Script, given: Given, module: str) -> tuple[str, list[Problem]]:
         if given.value is None:
@@ -158,6 +167,7 @@ class Builder:
             return "does not exist; accepted: scripts, relative to the folder of this one"
         if file not in self._companions:
             script = read_script(Found(file=file, path=path), read_source(file))
+            self.warnings += script.metadata.warnings
             self._companions[file] = self.build(script)
         return self._companions[file]
 

@@ -299,10 +299,11 @@ class _Judge:
                 self._functions.add(statement.name)
             elif isinstance(statement, ast.Assign | ast.AnnAssign):
                 self._assigned |= {each.id for each in _targets(statement)}
-        for (
-            name
-        ) in self._functions:  # a function of the file is judged as one, whatever it replaces
+        # A function, or one of two classes of a name: calling it may be work, whatever else it is.
+        for name in self._functions:
             imported.pop(name, None)
+            self._classes.pop(name, None)
+        self._assigned -= self._functions
 
 
 def _flat(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:

@@ -7,7 +7,8 @@ from e2e_runner.config import Resolved
 from e2e_runner.discovery.examples import Builder
 from e2e_runner.discovery.scripts import Script, find_helpers, read_script
 from e2e_runner.discovery.source import LARGEST
-from e2e_runner.discovery.walk import Folders, Found, read_source, walk
+from e2e_runner.discovery.walk import Folders, Found, read_source, relative_path, walk
+from e2e_runner.globs import fixed_start, matches
 from e2e_runner.model import Deselected, Example, NotExample, Plan, RunSettings
 from e2e_runner.text import size
 
@@ -30,6 +31,7 @@ def make_plan(resolved: Resolved) -> Plan:
     examples: list[Example] = []
     named: set[str] = set()
     for script in candidates:
+        warnings += script.metadata.warnings
         reason = _refuse(script, helpers)
         if reason:
             not_examples.append(NotExample(path=script.found.path, reason=reason))
@@ -38,6 +40,8 @@ def make_plan(resolved: Resolved) -> Plan:
             named.add(script.found.path)
         examples.append(builder.build(script))
 
+    warnings += builder.warnings
+    warnings += _idle_overrides(resolved, candidates, not_examples)
     examples, companions = _without_companions(examples, named)
     not_examples += companions
     chosen, deselected = _select(examples, resolved.run)
@@ -45,7 +49,7 @@ def make_plan(resolved: Resolved) -> Plan:
         examples=tuple(sorted(chosen, key=lambda each: _order(each.path))),
         deselected=tuple(sorted(deselected, key=lambda each: _order(each.example.path))),
         not_examples=tuple(sorted(not_examples, key=lambda each: _order(each.path))),
-        warnings=tuple(warnings),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
@@ -100,6 +104,44 @@ def _without_companions(
         else:
             left_out.append(NotExample(path=example.path, reason=f"companion of {by}"))
     return kept, left_out
+
+
+def _idle_overrides(
+    resolved: Resolved, candidates: Iterable[Script], not_examples: Iterable[NotExample]
+) -> list[str]:
+    """Tell of the overrides that fit no file, as far as what was searched can tell."""
+    run = resolved.run
+    if not resolved.overrides or not all(path.is_dir() for path in run.paths):
+        return []
+    root = str(run.root)
+    paths = [script.found.path for script in candidates]
+    paths += [each.path for each in not_examples]
+    searched = ["" if path == run.root else relative_path(str(path), root) for path in run.paths]
+    unsearched = [path.rstrip("/") for path in paths if path.endswith("/")]
+
+    def idle(pattern: str) -> bool:
+        start = fixed_start(pattern)
+        if any(matches(pattern, path) for path in paths) or any(
+            _is_below(start, folder) for folder in unsearched
+        ):
+            return False
+        if not start:
+            return resolved.searches_all or "" in searched
+        return any(_is_below(start, folder) for folder in searched) or not os.path.lexists(
+            f"{root}/{start}"
+        )
+
+    return [
+        f"{override.place}: match: {', '.join(map(repr, override.match))} fits no file that was "
+        "found, so the override does nothing; accepted: globs relative to the folder of this file, "
+        "or of names"
+        for override in resolved.overrides
+        if all(map(idle, override.match))
+    ]
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return not folder or f"{path}/".startswith(f"{folder}/")
 
 
 def _select(

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from e2e_runner.discovery.source import Facts, analyse_python, analyse_text, decode
 from e2e_runner.discovery.walk import Folders, Found, parents
-from e2e_runner.metadata import Metadata, read_metadata
-
-_MARK = b"/// script"
+from e2e_runner.metadata import MAY_HAVE_METADATA, Metadata, read_metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +40,9 @@ def read_script(found: Found, data: bytes | None) -> Script:
         return Script(found=found, facts=Facts(), metadata=Metadata())
     suffix = os.path.splitext(found.file)[1]  # noqa: PTH122 - a Path costs more
     facts = analyse_python(data) if suffix == ".py" else analyse_text(data)
-    metadata = read_metadata(decode(data), found.path, suffix) if _MARK in data else Metadata()
+    metadata = Metadata()
+    if MAY_HAVE_METADATA.search(data):
+        metadata = read_metadata(decode(data), found.path, suffix)
     return Script(found=found, facts=facts, metadata=metadata)
 
 
