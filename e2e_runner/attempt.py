@@ -71,6 +71,7 @@ class Attempt:
         self._notes: list[str] = []
         self._hints: list[str] = []
         self._log_files: list[Path] = []
+        self._output: tuple[str, bool] | None = None  # of a companion, before it was stopped
         self._dropped = 0
         self._starts = 0
 
@@ -150,6 +151,8 @@ class Attempt:
         if isinstance(ready, Ready):
             return None
         self._log_files = list(script.log_files)
+        # As it is now: what it writes when it is stopped would bury the reason.
+        self._output = logs.tail(self._log_files)
         return Blocked(
             cause="companion-not-ready", reason=f"companion {companion.path}: {ready or 'stopped'}"
         )
@@ -289,8 +292,10 @@ class Attempt:
             self._hints.append(
                 f"It was listening on port {port} for {listened} when its time was over. If it is "
                 "a server by design, say so in its metadata, and it is stopped once it is ready:\n"
+                "# /// script\n"
                 "# [tool.e2e-run]\n"
-                f'# serve = "tcp://127.0.0.1:{port}"'
+                f'# serve = "tcp://127.0.0.1:{port}"\n'
+                "# ///"
             )
 
     async def _end(self, script: Script, *signals: signal.Signals) -> bool:
@@ -328,7 +333,7 @@ class Attempt:
                 return []
             leaks.append(LeakedProcess(pid=None, command="ends and starts anew all the time"))
         self._phase(Phase.KILLING, text.plural(len(leaks), "leftover"))
-        if not await script.child.kill():
+        if not await script.kill():
             self._warn("Something that it left behind withstood SIGKILL.")
         return leaks
 
@@ -337,7 +342,7 @@ class Attempt:
     def _result(self, facts: Facts, judgement: Judgement) -> Result:
         status, cause = judgement.status, judgement.cause
         plain = status in (Status.PASSED, Status.SERVED, Status.SKIPPED)
-        output, cut = ("", False) if plain else logs.tail(self._log_files)
+        output, cut = ("", False) if plain else self._output or logs.tail(self._log_files)
         ended = facts.exit
         signal_seen = signal_name(ended.signal) if ended and ended.signal is not None else None
         if status in (Status.FAILED, Status.TIMEOUT) and not facts.problems:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import e2e_runner
 from e2e_runner import rundir
 from e2e_runner.attempt import Attempt, by_hand
+from e2e_runner.errors import SetupError
 from e2e_runner.events import (
     Event,
     ExampleFinished,
@@ -66,7 +67,13 @@ async def run_plan(
     Whatever happens, every example of the plan has its `ExampleFinished` before `RunFinished`.
     """
     engine = _Engine(plan, run, load_rules=load_rules, environ=environ, emit=emit)
-    return await engine.run(spawner) if plan.examples else engine.nothing_selected()
+    if not plan.examples:
+        return engine.nothing_selected()
+    try:
+        return await engine.run(spawner)
+    except SetupError as error:
+        engine.not_set_up(error)
+        raise
 
 
 class _Engine:
@@ -100,6 +107,18 @@ class _Engine:
         code = exit_code(self._counts, strict=self._run.strict, selected=0)
         self._emit(RunFinished(at=self._at(), exit_code=code, interrupted=False))
         return code
+
+    def not_set_up(self, error: SetupError) -> None:
+        """Tell the reports of a run that came to nothing; the error itself is the caller's."""
+        started = time.time()
+        info = self._info(new_run_id(started), started, processes=None, notes=())
+        self._emit(RunStarted(at=self._at(), run=info, plan=self._plan))
+        for example in self._plan.examples:
+            self._finish(self._unstarted(example, Status.NOT_RUN, error.message))
+        code = exit_code(
+            self._counts, strict=self._run.strict, selected=len(self._counts), setup_failed=True
+        )
+        self._emit(RunFinished(at=self._at(), exit_code=code, interrupted=False))
 
     async def run(self, spawner: Spawner) -> int:
         """Run what the plan says; at least one example."""

@@ -8,9 +8,10 @@ import contextlib
 import errno
 import os
 import re
-import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from e2e_runner.text import size as format_size
 
@@ -118,7 +119,7 @@ def tail(files: Sequence[Path], limit: int = _TAIL) -> tuple[str, bool]:
     texts = []
     cut = False
     for file in files:
-        with contextlib.suppress(OSError), file.open("rb") as stream:
+        with contextlib.suppress(OSError), _open_regular(file) as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - limit))
             data = stream.read(limit)
@@ -132,7 +133,7 @@ def tail(files: Sequence[Path], limit: int = _TAIL) -> tuple[str, bool]:
 def first_match(files: Sequence[Path], patterns: Sequence[re.Pattern[str]]) -> str | None:
     """Find the first text in the logs that one of the patterns matches; None when none does."""
     for file in files:
-        with contextlib.suppress(OSError), file.open("rb") as stream:
+        with contextlib.suppress(OSError), _open_regular(file) as stream:
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
             overlap = ""
             while data := stream.read(_CHUNK):
@@ -144,12 +145,13 @@ def first_match(files: Sequence[Path], patterns: Sequence[re.Pattern[str]]) -> s
     return None
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a temporary folder, empty as a rule; what cannot be removed stays."""
-    try:
-        folder.rmdir()
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
+def _open_regular(file: Path) -> BinaryIO:
+    """Open a log for reading; a script may have put a pipe in its place, on which to wait for ever."""
+    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file any more", str(file))
+    return os.fdopen(fd, "rb")
 
 
 def _copy(source: int, target: int, count: int) -> None:

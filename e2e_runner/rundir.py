@@ -4,10 +4,10 @@
 
     .e2e-run/
       .gitignore            "*"
-      runs/ID/lock          held by flock(2) for as long as the run lives; released however it dies
-      runs/ID/run.json      what the run made outside this folder
-      runs/ID/spawner.log   complaints of the helper processes
-      runs/ID/examples/...  the logs, at the paths of the examples
+      runs/ID/.run/lock         held by flock(2) as long as the run lives; released however it dies
+      runs/ID/.run/record.json  what the run made outside this folder
+      runs/ID/.run/helpers.txt  complaints of the helper processes
+      runs/ID/PATH.log          the log of the example PATH
 """
 
 import contextlib
@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e_runner.errors import SetupError
+from e2e_runner.trees import remove_tree
 
+_OWN = ".run"  # the part of a run's folder that is no log; no log's name lacks a suffix
 _NAME_MAX = 200  # bytes in one file name, leaving room for suffixes below the usual 255
 
 
@@ -46,7 +48,7 @@ class RunDir:
     @property
     def spawner_log(self) -> Path:
         """Where the helper processes complain."""
-        return self.folder / "spawner.log"
+        return self.folder / _OWN / "helpers.txt"
 
     def note_cgroup(self, cgroup: Path) -> None:
         """Record the cgroup that holds this run's cgroups, for a later run to find; raises OSError."""
@@ -55,7 +57,7 @@ class RunDir:
     def log_file(self, example: str, suffix: str = ".log") -> Path:
         """Name the log of an example and make its folder; raises OSError."""
         parts = [_safe_name(part) for part in example.split("/") if part not in ("", ".")]
-        file = self.folder.joinpath("examples", *parts[:-1], parts[-1] + suffix)
+        file = self.folder.joinpath(*parts[:-1], parts[-1] + suffix)
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
 
@@ -69,13 +71,15 @@ def open_run(state_dir: Path, run_id: str) -> Iterator[RunDir]:
     folder = state_dir / "runs" / run_id
     with contextlib.ExitStack() as stack:
         try:
-            (folder / "examples").mkdir(parents=True)
+            (folder / _OWN).mkdir(parents=True)
             (state_dir / ".gitignore").write_text("*\n", encoding="utf-8")
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(folder / _OWN / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX)
             scratch = Path(tempfile.mkdtemp(prefix="e2e-run-"))
-            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+            stack.callback(remove_tree, scratch)
+            if os.geteuid() == 0:
+                scratch.chmod(0o711)  # scripts that drop their privileges must get to their own
             _write_record(folder, scratch=scratch, cgroup=None)
         except OSError as error:
             raise SetupError(
@@ -84,9 +88,12 @@ def open_run(state_dir: Path, run_id: str) -> Iterator[RunDir]:
                 remedy="make the folder writable and see that its disk has room; "
                 "it lies beside the config file, else in the working directory.",
             ) from error
-        yield RunDir(id=run_id, folder=folder, scratch=scratch)
-        # The run gave everything back; what the spawner still removes, it removes by itself.
-        (folder / "run.json").unlink(missing_ok=True)
+        try:
+            yield RunDir(id=run_id, folder=folder, scratch=scratch)
+        finally:
+            # With the record kept, a later run tries again.
+            if remove_tree(scratch):
+                (folder / _OWN / "record.json").unlink(missing_ok=True)
 
 
 def is_live(state_dir: Path, run_id: str) -> bool:
@@ -94,7 +101,7 @@ def is_live(state_dir: Path, run_id: str) -> bool:
     if not run_id or "/" in run_id or run_id in (".", ".."):
         return False
     try:
-        fd = os.open(state_dir / "runs" / run_id / "lock", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(state_dir / "runs" / run_id / _OWN / "lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -109,8 +116,8 @@ def is_live(state_dir: Path, run_id: str) -> bool:
 def dead_runs(state_dir: Path) -> tuple[DeadRun, ...]:
     """List the runs that ended without giving back what they had made."""
     found = []
-    for record in sorted(state_dir.glob("runs/*/run.json")):
-        run_id = record.parent.name
+    for record in sorted(state_dir.glob(f"runs/*/{_OWN}/record.json")):
+        run_id = record.parent.parent.name
         if is_live(state_dir, run_id):
             continue
         named: dict[str, Path] = {}
@@ -124,13 +131,15 @@ def dead_runs(state_dir: Path) -> tuple[DeadRun, ...]:
 
 def forget(state_dir: Path, run: DeadRun) -> None:
     """Remove the temporary folder of a dead run and its record; its logs stay."""
+    gone = True
     if run.scratch is not None and run.scratch.name.startswith("e2e-run-"):
         with contextlib.suppress(OSError):
             # Somebody else may have made a folder of this name since.
             if run.scratch.lstat().st_uid == os.getuid():
-                shutil.rmtree(run.scratch, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        (state_dir / "runs" / run.id / "run.json").unlink()
+                gone = remove_tree(run.scratch)
+    if gone:
+        with contextlib.suppress(OSError):
+            (state_dir / "runs" / run.id / _OWN / "record.json").unlink()
 
 
 def prune(state_dir: Path, keep: int) -> None:
@@ -145,7 +154,7 @@ def prune(state_dir: Path, keep: int) -> None:
 
 def _write_record(folder: Path, *, scratch: Path, cgroup: Path | None) -> None:
     record = {"scratch": str(scratch), "cgroup": None if cgroup is None else str(cgroup)}
-    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / _OWN / "record.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def _safe_name(part: str) -> str:

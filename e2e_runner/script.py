@@ -24,6 +24,7 @@ from e2e_runner.supervise.client import (
 )
 from e2e_runner.workspace import LOG_SUFFIX, Workspaces
 
+_MOST_READS = 16  # of a megabyte each between two looks; a faster flood loses its middle
 _TICK = 0.1  # seconds between looks at a log that may outgrow its limit
 _FIRST_TICK = 0.02  # most scripts that flood do so at once
 _FIRST_LOOK = 0.5  # seconds until the listening ports are looked at; then at doubling intervals
@@ -115,9 +116,13 @@ class Script:
             if done or left <= 0:
                 break
             tick = _TICK
-            self._bound_logs()
-            if on_output is not None and (text := self.new_text()):
+            self.child.wake()
+            # Read first: what is dropped to keep the log within bounds is shown all the same.
+            for _ in range(_MOST_READS):
+                if on_output is None or not (text := self.new_text()):
+                    break
                 on_output(text)
+            self._bound_logs()
             if self._around.clock() >= self._next_look:
                 await self.look_at_ports()
         return exited.done()
@@ -158,8 +163,18 @@ class Script:
         if self.child.empty.done():
             return False
         on_kill()
-        await self.child.kill()
+        await self.kill()
         return True
+
+    async def kill(self) -> bool:
+        """Kill the script and everything that it started; False when something withstood it.
+
+        A keeper that does not do it is killed itself, and the spawner sees to the rest.
+        """
+        done = await self.child.kill()
+        if not done:
+            await self._around.supervisor.abandon(self.child)
+        return done
 
     def close_logs(self) -> None:
         """Complete the log files, so that they can be read."""

@@ -5,6 +5,7 @@ system a good part of a millisecond.
 """
 
 import contextlib
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from e2e_runner.logs import Log, remove_folder
+from e2e_runner.logs import Log
 from e2e_runner.rundir import RunDir
+from e2e_runner.trees import remove_tree
 
 LOG_SUFFIX = ".log"
 
@@ -67,7 +69,7 @@ class Workspaces:
 
     def give_back(self, workspace: Workspace) -> None:
         """Close the logs, which stay, and have the temporary folder removed. Raises OSError."""
-        self._janitor.submit(remove_folder, workspace.scratch)
+        self._janitor.submit(remove_tree, workspace.scratch)
         for log in workspace.logs:
             log.close()
 
@@ -80,12 +82,14 @@ class Workspaces:
                 undo.callback(log.discard)
                 logs.append(log)
             scratch = Path(tempfile.mkdtemp(prefix="", dir=self._run_dir.scratch))
+            if os.geteuid() == 0:
+                scratch.chmod(0o1777)  # as /tmp: a script that drops its privileges needs it too
             undo.pop_all()
         return Workspace(scratch=scratch, logs=tuple(logs))
 
     def _discard_ahead(self) -> None:
         if self._ahead is not None:
             workspace, self._ahead = self._ahead[1], None
-            remove_folder(workspace.scratch)
+            remove_tree(workspace.scratch)
             for log in workspace.logs:
                 log.discard()

@@ -80,6 +80,7 @@ EXPECTED = {
     "read_stdin.py": Expected(status="failed", cause="eof-on-input", exit_code=1),
     "read_stdin_ok.py": Expected(status="passed", exit_code=0, settings=('stdin = "hello"',)),
     "reopen_stdout.py": PASSED,
+    "replace_log.py": Expected(status="failed", exit_code=1),
     "rich_markup.py": Expected(status="failed", exit_code=1),
     "segfault.py": Expected(status="failed", cause="segfault", signal="SIGSEGV"),
     "session_chain.py": Expected(
@@ -92,6 +93,7 @@ EXPECTED = {
         signal="SIGKILL",
         settings=(*HANGS, 'env = { E2E_CHILD_MARKER = "cleaning-up" }'),
     ),
+    "stop_parent.py": PASSED,
     "survivors_new_session_pipes.py": LEAKED,
     "syntax_error.py": Expected(status="failed", cause="syntax-error", exit_code=1),
     "trap_and_exit_zero.py": timeout(exit_code=0),
@@ -222,7 +224,7 @@ def test_temporary_folders_and_cgroups_are_given_back(ran: Ran) -> None:
     run_id = ran.outcome.report["run"]["id"]
     own = linux.own_cgroup()
     assert own is None or not (own / f"e2e-run-{run_id}").exists()
-    assert list((ran.project.root / ".e2e-run" / "runs" / run_id).glob("run.json")) == []
+    assert list((ran.project.root / ".e2e-run" / "runs" / run_id).glob(".run/record.json")) == []
 
 
 def test_a_tier_that_cannot_be_had_is_refused(tmp_path: Path) -> None:

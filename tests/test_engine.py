@@ -138,7 +138,9 @@ def test_descriptors_and_processes_do_not_pile_up(root: Path) -> None:
     assert [statuses[f"{n}.sh"].value for n in (100, 101, 102, 103)] == [
         *("timeout", "leaked", "failed", "failed"),
     ]
-    assert counts[9] == counts[190]
+    assert counts[9][0] == counts[190][0]
+    # A keeper may just be on its way, or on its way out.
+    assert abs(counts[9][1] - counts[190][1]) <= 1
     assert descriptors() == before
     assert psutil.Process().children(recursive=True) == []
 
@@ -146,9 +148,9 @@ def test_descriptors_and_processes_do_not_pile_up(root: Path) -> None:
 def test_a_run_sees_to_the_remains_of_a_dead_one(root: Path) -> None:
     state = root / ".e2e-run"
     with open_run(state, "20200101-000000-dead00") as dead:
-        record = (dead.folder / "run.json").read_text()
+        record = (dead.folder / ".run" / "record.json").read_text()
     dead.scratch.mkdir()
-    (dead.folder / "run.json").write_text(record)
+    (dead.folder / ".run" / "record.json").write_text(record)
     assert [found.id for found in dead_runs(state)] == [dead.id]
     (root / "one.sh").write_text("exit 0\n")
     code, events = run(root)

@@ -30,10 +30,11 @@ ORCHESTRATION = {"attempt", "engine", "preflight", "script", "stop"}
 PRESENTATION = {"report"}
 COMMAND_LINE = {"__main__", "cli"}
 TOOLS = {"docs"}  # run by hand, imported by nothing
+SHARED = {"trees"}  # the standard library alone, for the spawner process too
 VERSION = {"__init__"}  # `e2e_runner` itself: a version, which everything may read
 
 ALL_PARTS = VOCABULARY.union(
-    DECISIONS, *ADAPTERS, ORCHESTRATION, PRESENTATION, COMMAND_LINE, TOOLS, VERSION
+    DECISIONS, *ADAPTERS, ORCHESTRATION, PRESENTATION, COMMAND_LINE, TOOLS, SHARED, VERSION
 )
 INSIDE = VOCABULARY.union(DECISIONS, *ADAPTERS, ORCHESTRATION)
 
@@ -41,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     **dict.fromkeys(VOCABULARY, VOCABULARY),
     **dict.fromkeys(DECISIONS, VOCABULARY | DECISIONS),
-    **{part: VOCABULARY | adapter for adapter in ADAPTERS for part in adapter},
+    **{part: set() for part in SHARED},
+    **{part: VOCABULARY | SHARED | adapter for adapter in ADAPTERS for part in adapter},
     **dict.fromkeys(ORCHESTRATION, INSIDE),
     **dict.fromkeys(PRESENTATION, VOCABULARY | PRESENTATION | {"state", "verdict"}),
     **dict.fromkeys(COMMAND_LINE, INSIDE | PRESENTATION | COMMAND_LINE),
@@ -205,7 +207,7 @@ def test_vocabulary_and_decisions_reach_for_nothing_outside() -> None:
 
 
 def test_the_spawner_imports_the_standard_library_only() -> None:
-    own = {f"{ROOT}.supervise.{name}" for name in SPAWNER_SIDE}
+    own = {f"{ROOT}.supervise.{name}" for name in SPAWNER_SIDE} | {f"{ROOT}.{n}" for n in SHARED}
     allowed = own | {f"{ROOT}.supervise.process_group"}  # which is only imported in its own tier
     wrong = [
         str(each)

@@ -69,7 +69,7 @@ class Place:
         return [folder for run in runs if (folder := own / f"e2e-run-{run.name}").exists()]
 
     def records(self) -> list[Path]:
-        return list(self.project.root.glob(".e2e-run/runs/*/run.json"))
+        return list(self.project.root.glob(".e2e-run/runs/*/.run/record.json"))
 
     def assert_nothing_is_left(self) -> None:
         assert self.project.survivors() == []

@@ -50,10 +50,10 @@ def test_a_record_that_names_a_strange_folder_removes_nothing(tmp_path: Path) ->
     state = tmp_path / ".e2e-run"
     precious = tmp_path / "precious"
     precious.mkdir()
-    (state / "runs" / "1").mkdir(parents=True)
-    (state / "runs" / "1" / "run.json").write_text(json.dumps({"scratch": str(precious)}))
-    (state / "runs" / "2").mkdir(parents=True)
-    (state / "runs" / "2" / "run.json").write_text('{"scra')
+    (state / "runs" / "1" / ".run").mkdir(parents=True)
+    (state / "runs" / "1" / ".run" / "record.json").write_text(json.dumps({"scratch": str(precious)}))
+    (state / "runs" / "2" / ".run").mkdir(parents=True)
+    (state / "runs" / "2" / ".run" / "record.json").write_text('{"scra')
     for dead in dead_runs(state):
         forget(state, dead)
     assert precious.is_dir()
@@ -72,7 +72,7 @@ def test_pruning_keeps_the_newest_and_the_live(tmp_path: Path) -> None:
 
 def test_logs_stand_at_the_path_of_the_example(tmp_path: Path) -> None:
     with open_run(tmp_path / ".e2e-run", "1") as run:
-        logs = run.folder / "examples"
+        logs = run.folder
         assert run.log_file("examples/a b.py") == logs / "examples" / "a b.py.log"
         assert run.log_file("../x.py") == logs / "__" / "x.py.log"
         assert run.log_file("/abs/x.py") == logs / "abs" / "x.py.log"

@@ -14,10 +14,13 @@ from typing import Any, Self
 
 from e2e_runner.errors import SetupError
 from e2e_runner.model import Containment, Exit
+from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.supervise.launch import Spawner
 from e2e_runner.supervise.wire import Message, Reader, send
 
 _KILL_TIMEOUT = 12.0  # seconds; a little more than the keeper itself gives a kill
+_WAKE_EVERY = 0.01  # seconds; a script may stop its keeper, or the spawner, again and again
+_LIST_TIMEOUT = 3.0  # seconds; a table of thousands of processes takes a tenth of one
 
 
 class StartError(Exception):
@@ -86,8 +89,29 @@ class _Keeper(_Channel):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self.pid = 0
+        self.pidfd = -1  # where there are pidfds
         self.child: Child | None = None
         self.gone = False
+
+    def pin(self, pid: int) -> None:
+        """Note which process this is."""
+        self.pid = pid
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):  # it is dead already, which its socket will tell
+                self.pidfd = os.pidfd_open(pid)
+
+    def wake(self) -> None:
+        """Continue it: a script may have stopped "its parent"."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Hang up."""
+        super().close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
 
     def received(self, message: Message) -> None:
         """Hand on what the keeper says."""
@@ -115,7 +139,8 @@ class Child:
         self.empty: asyncio.Future[None] = loop.create_future()  # done: nothing it started lives
         self._started: asyncio.Future[float] = loop.create_future()
         self._answers: collections.deque[asyncio.Future[object]] = collections.deque()
-        self._spent = False  # the keeper had to kill
+        self._spent = False  # the keeper had to kill, or does not answer
+        self._argv0 = ""
         keeper.child = self
 
     @property
@@ -131,6 +156,7 @@ class Child:
             {os.fsencode(name): os.fsencode(value) for name, value in command.env.items()},
             os.fsencode(command.cwd),
         )
+        self._argv0 = command.argv[0]
         self._send(encoded, (command.stdin, command.stdout, command.stderr))
         return await self._started
 
@@ -148,9 +174,8 @@ class Child:
         """Kill the script and everything that it started; False when something withstood it."""
         self._spent = True
         try:
-            async with asyncio.timeout(_KILL_TIMEOUT):
-                left = await self._ask("kill")
-        except (TimeoutError, SupervisionLost):
+            left = await self._ask("kill", _KILL_TIMEOUT)
+        except SupervisionLost:
             return False
         return not left
 
@@ -161,7 +186,7 @@ class Child:
 
             return descendants(self.keeper)
         try:
-            answer = await self._ask("list")
+            answer = await self._ask("list", _LIST_TIMEOUT)
         except SupervisionLost:
             return []
         return answer if isinstance(answer, list) else []
@@ -181,7 +206,7 @@ class Child:
             case ("started", int(), float(at)):
                 self._started.set_result(at)
             case ("not-started", int(number), str(what)):
-                self._started.set_exception(StartError(_start_failure(number, what)))
+                self._started.set_exception(StartError(_start_failure(number, what, self._argv0)))
             case ("exited", int(status), float(at), float(cpu), int(max_rss), bool(left)):
                 if not left:
                     self.empty.set_result(None)
@@ -209,13 +234,26 @@ class Child:
             _fail(future, error)
         self._answers.clear()
 
-    async def _ask(self, question: str) -> object:
+    def wake(self) -> None:
+        """Continue the keeper, in case that the script has stopped it; cheap."""
+        self._keeper.wake()
+
+    async def _ask(self, question: str, patience: float) -> object:
         answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._send((question,))
         self._answers.append(answer)
-        return await answer
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        while not answer.done() and loop.time() < deadline:
+            await asyncio.wait([answer], timeout=_WAKE_EVERY)
+            self.wake()
+        if not answer.done():
+            self._spent = True
+            raise SupervisionLost(f"its keeper does not answer ({question})")
+        return answer.result()
 
     def _send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        self.wake()
         try:
             send(self._keeper.sock, message, fds)
         except OSError as error:
@@ -225,13 +263,16 @@ class Child:
 class Supervisor(_Channel):
     """The spawner of this run, and the keepers that wait for a script."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
+    def __init__(self, spawner: Spawner, run_id: str) -> None:
+        super().__init__(spawner.sock)
+        self._spawner = spawner
+        self._run_id = run_id
         loop = asyncio.get_running_loop()
-        self._tier: asyncio.Future[tuple[str, bool, str, list[str]]] = loop.create_future()
+        self._tier: asyncio.Future[tuple[str, str, list[str]]] = loop.create_future()
         self._forks: collections.deque[asyncio.Future[int]] = collections.deque()
         self._abandoned: dict[int, asyncio.Future[None]] = {}
         self._idle: list[_Keeper] = []
+        self._keepers: set[_Keeper] = set()  # all that have not been hung up on
         self._coming: asyncio.Task[_Keeper] | None = None  # being forked ahead of its use
         self._count = 0
         self._gone = False
@@ -256,7 +297,7 @@ class Supervisor(_Channel):
         the spawner and the keepers have to complain about. Raises SetupError when the tier `wanted`
         cannot be had, naming why.
         """
-        supervisor = cls(spawner.sock)
+        supervisor = cls(spawner, run_id)
         with contextlib.suppress(OSError):  # its end is seen right below
             send(
                 spawner.sock,
@@ -285,25 +326,30 @@ class Supervisor(_Channel):
         return child, at
 
     async def abandon(self, child: Child) -> None:
-        """Kill what a dead keeper held; see SupervisionLost."""
+        """Have the spawner kill a keeper that is dead or does not answer, and what it held."""
         if self._gone:
             return
         done = self._abandoned[child.keeper] = asyncio.get_running_loop().create_future()
+        deadline = asyncio.get_running_loop().time() + _KILL_TIMEOUT
         with contextlib.suppress(OSError, SupervisionLost):
             send(self.sock, ("abandon", child.keeper))
-            await done
+            while not done.done() and asyncio.get_running_loop().time() < deadline:
+                # An orphan of the keeper's has the spawner for a parent, and may stop that too.
+                self._spawner.wake()
+                await asyncio.wait([done], timeout=_WAKE_EVERY)
 
     def received(self, message: Message) -> None:
         """Take what the spawner says; see `spawner` for the messages."""
         match message:
-            case ("tier", str(name), bool(user), str(parent), list(notes)):
-                self._tier.set_result((name, user, parent, notes))
+            case ("tier", str(name), str(parent), list(notes)):
+                self._tier.set_result((name, parent, notes))
             case ("forked", int(pid)):
                 self._forks.popleft().set_result(pid)
             case ("not-forked", int(number), str(text)):
                 self._forks.popleft().set_exception(OSError(number, text))
             case ("abandoned", int(pid)):
-                self._abandoned.pop(pid).set_result(None)
+                if pid in self._abandoned:
+                    self._abandoned.pop(pid).set_result(None)
             case _:
                 raise AssertionError(message)
 
@@ -319,7 +365,7 @@ class Supervisor(_Channel):
 
     async def _probed(self, log: Path) -> None:
         try:
-            name, user_namespace, parent, notes = await self._tier
+            name, parent, notes = await self._tier
         except SupervisionLost as error:
             raise SetupError(
                 "The process that starts the scripts ended before it was ready.",
@@ -334,12 +380,11 @@ class Supervisor(_Channel):
             )
         self.tier = Containment(name)
         self.notes = tuple(notes)
-        if user_namespace:
-            self.notes += ("pid-namespace: inside a user namespace",)
         self.cgroups = Path(parent) if parent else None
 
     def _take_back(self, keeper: _Keeper) -> None:
         if keeper.gone or keeper.sock.fileno() < 0:
+            self._keepers.discard(keeper)
             self._fork_ahead()
         else:
             self._idle.append(keeper)
@@ -365,7 +410,8 @@ class Supervisor(_Channel):
         try:
             with theirs:
                 send(self.sock, ("keeper", cgroup), (theirs.fileno(),))
-            keeper.pid = await forked
+            keeper.pin(await forked)
+            self._keepers.add(keeper)
         except OSError as error:
             keeper.close()
             raise StartError(f"no process could be forked: {error.strerror or error}") from error
@@ -377,10 +423,13 @@ class Supervisor(_Channel):
     async def _shut_down(self) -> None:
         if self._coming is not None:
             with contextlib.suppress(StartError, SupervisionLost):
-                self._idle.append(await self._coming)
-        for keeper in self._idle:
+                await self._coming
+        for keeper in self._keepers:
             keeper.close()
         self.close()
+        if self._gone and self.cgroups is not None:
+            # The spawner was killed, and what it would have removed is left to us.
+            await asyncio.to_thread(reclaim_cgroup, self.cgroups, self._run_id)
 
 
 def _last_lines(log: Path) -> tuple[str, ...]:
@@ -399,7 +448,7 @@ def _exit(status: int, *, cpu: float, max_rss: int) -> Exit:
     )
 
 
-def _start_failure(number: int, what: str) -> str:
+def _start_failure(number: int, what: str, program: str) -> str:
     reason = os.strerror(number)
     match what:
         case "cwd":
@@ -407,7 +456,7 @@ def _start_failure(number: int, what: str) -> str:
         case "interpreter" if number == errno.E2BIG:
             return "its arguments and environment are too long for the system"
         case "interpreter":
-            return f"its interpreter cannot be run: {reason}"
+            return f"{program} cannot be run: {reason}"
         case _:
             return what
 

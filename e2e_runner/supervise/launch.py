@@ -5,14 +5,18 @@ by side. Nothing is set up before `client.Supervisor.open` asks for it.
 """
 
 import importlib.util
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from e2e_runner.errors import SetupError
+
+_PATIENCE = 60.0  # seconds; more than the spawner itself gives its keepers to finish killing
 
 
 class Spawner:
@@ -57,7 +61,20 @@ class Spawner:
     ) -> None:
         """Hang up, and wait for its end: bounded, and short when all is well."""
         self.sock.close()
-        self.process.wait()
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            self.wake()
+            try:
+                self.process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    self.process.kill()
+            else:
+                return
+
+    def wake(self) -> None:
+        """Continue it: a script whose keeper has died may have stopped "its parent"."""
+        self.process.send_signal(signal.SIGCONT)  # which knows whether it has been reaped
 
 
 def _folder_of(package: str) -> str:

@@ -79,14 +79,14 @@ class ProcessGroup:
 
     def _members(self) -> list[psutil.Process]:
         self.observe()
-        own_uid = os.getuid()
+        own_uid = os.getuid()  # root's scripts may leave processes of anybody
         for process in psutil.process_iter():
             if process.pid in self._known or process.pid == os.getpid():
                 continue
             with contextlib.suppress(psutil.Error, OSError):
                 if process.create_time() >= self._since - 1 and (
                     os.getsid(process.pid) == self._script
-                    or (process.uids().real == own_uid and self._is_tagged(process))
+                    or (own_uid in (0, process.uids().real) and self._is_tagged(process))
                 ):
                     self._remember([process, *process.children(recursive=True)])
         self._known = {

@@ -4,11 +4,11 @@ Started as ``python -I -S -c "... main(fd)"``. Messages from the runner::
 
     ("setup", tier, run_id, scratch, log)   first of all; tier: its name, or "auto"
     ("keeper", cgroup)   with the keeper's end of its socket; cgroup: its folder, or None
-    ("abandon", pid)     a keeper died under its script: kill what it held
+    ("abandon", pid)     a keeper died under its script, or does not answer: kill what it held
 
 and to the runner::
 
-    ("tier", name, user_namespace, parent, notes)   answer to "setup": what the probes found
+    ("tier", name, parent, notes)   answer to "setup": what the probes found
     ("forked", pid)                                 or ("not-forked", errno, text)
     ("abandoned", pid)
 """
@@ -17,7 +17,6 @@ import contextlib
 import errno
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -34,6 +33,7 @@ from e2e_runner.supervise.containment import (
 )
 from e2e_runner.supervise.keeper import keep
 from e2e_runner.supervise.wire import Message, Reader, send
+from e2e_runner.trees import remove_tree
 
 if sys.platform == "linux":
     from e2e_runner.supervise import linux
@@ -187,7 +187,7 @@ class Spawner:
         while self._keepers and time.monotonic() < deadline:
             select.select([self._wake_read], [], [], 1)
             self._reap()
-        for pid in list(self._lost):
+        for pid in [*self._keepers, *self._lost]:
             self._abandon(pid)
         self._kill_orphans()
 
@@ -205,6 +205,11 @@ class Spawner:
                 raise AssertionError(message)
 
     def _abandon(self, pid: int) -> None:
+        """End a keeper that is dead or does not answer, and its cgroup."""
+        if pid in self._keepers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # ours and not reaped, so the number is still its own
+            self._wait_for(pid)
         cgroup = self._lost.pop(pid, None)
         if cgroup is not None:
             with contextlib.suppress(OSError):
@@ -235,6 +240,12 @@ class Spawner:
                 cgroup = self._keepers.pop(pid, None)
                 if cgroup is not None and Path(cgroup).is_dir():
                     self._lost[pid] = cgroup
+
+    def _wait_for(self, pid: int) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while pid in self._keepers and time.monotonic() < deadline:
+            select.select([self._wake_read], [], [], 0.1)
+            self._reap()
 
     def _kill_orphans(self) -> None:
         """Kill what a dead keeper left: it was handed up to this process, which adopts too."""
@@ -286,9 +297,9 @@ def _serve(control: socket.socket, message: Message) -> NoReturn:
             linux.become_subreaper()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         notes = list(tier.notes)
-        send(control, ("tier", tier.name, tier.user_namespace, tier.parent, notes))
+        send(control, ("tier", tier.name, tier.parent, notes))
         Spawner(control, tier).run()
     if tier.parent:
         remove_cgroup(Path(tier.parent))
-    shutil.rmtree(scratch, ignore_errors=True)
+    remove_tree(Path(scratch))
     os._exit(0)
