@@ -6,7 +6,7 @@ system a good part of a millisecond.
 
 import contextlib
 import os
-import tempfile
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,8 @@ class Workspaces:
         self._separate = separate
         self._max_output = max_output
         self._ahead: tuple[str, Workspace] | None = None
+        self._count = 0
+        self._spare: Path | None = None  # a temporary folder as good as new
         self._janitor = ThreadPoolExecutor(1, thread_name_prefix="janitor")
 
     def __enter__(self) -> Self:
@@ -68,8 +70,14 @@ class Workspaces:
         return self._make(example, suffix)
 
     def give_back(self, workspace: Workspace) -> None:
-        """Close the logs, which stay, and have the temporary folder removed. Raises OSError."""
-        self._janitor.submit(remove_tree, workspace.scratch)
+        """Close the logs, which stay, and have the temporary folder removed. Raises OSError.
+
+        Most scripts never touch theirs: such a folder is as good as new and serves again.
+        """
+        if self._spare is None and _is_untouched(workspace.scratch):
+            self._spare = workspace.scratch
+        else:
+            self._janitor.submit(remove_tree, workspace.scratch)
         for log in workspace.logs:
             log.close()
 
@@ -81,11 +89,19 @@ class Workspaces:
                 log = Log(self._run_dir.log_file(example, name), self._max_output)
                 undo.callback(log.discard)
                 logs.append(log)
-            scratch = Path(tempfile.mkdtemp(prefix="", dir=self._run_dir.scratch))
-            if os.geteuid() == 0:
-                scratch.chmod(0o1777)  # as /tmp: a script that drops its privileges needs it too
+            scratch = self._new_scratch()
             undo.pop_all()
         return Workspace(scratch=scratch, logs=tuple(logs))
+
+    def _new_scratch(self) -> Path:
+        if self._spare is not None:
+            scratch, self._spare = self._spare, None
+            return scratch
+        self._count += 1
+        scratch = self._run_dir.scratch / str(self._count)
+        scratch.mkdir()
+        scratch.chmod(_scratch_mode())
+        return scratch
 
     def _discard_ahead(self) -> None:
         if self._ahead is not None:
@@ -93,3 +109,22 @@ class Workspaces:
             remove_tree(workspace.scratch)
             for log in workspace.logs:
                 log.discard()
+
+
+def _scratch_mode() -> int:
+    """Open to all where root runs scripts, as /tmp is: one that drops its privileges needs it too."""
+    return 0o1777 if os.geteuid() == 0 else 0o700
+
+
+def _is_untouched(scratch: Path) -> bool:
+    try:
+        status = scratch.lstat()
+        with os.scandir(scratch) as entries:
+            return (
+                next(entries, None) is None
+                and stat.S_ISDIR(status.st_mode)
+                and stat.S_IMODE(status.st_mode) == _scratch_mode()
+                and (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
+            )
+    except OSError:
+        return False
