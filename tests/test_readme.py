@@ -116,7 +116,11 @@ def run_all(chosen: list[Block], folder: Path) -> list[str]:
         f"set {'-' if block.language == 'sh' else '+'}e\n{_waiting(block.commands)}"
         for block in chosen
     )
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("E2E_RUN")}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("E2E_RUN", "MAKE"))
+    }
     for name in ("CI", "COLUMNS", "FORCE_COLOR", "MAKEFLAGS", "PYTHONDEVMODE", "VIRTUAL_ENV"):
         environ.pop(name, None)
     done = subprocess.run(

@@ -51,7 +51,9 @@ def test_a_record_that_names_a_strange_folder_removes_nothing(tmp_path: Path) ->
     precious = tmp_path / "precious"
     precious.mkdir()
     (state / "runs" / "1" / ".run").mkdir(parents=True)
-    (state / "runs" / "1" / ".run" / "record.json").write_text(json.dumps({"scratch": str(precious)}))
+    (state / "runs" / "1" / ".run" / "record.json").write_text(
+        json.dumps({"scratch": str(precious)})
+    )
     (state / "runs" / "2" / ".run").mkdir(parents=True)
     (state / "runs" / "2" / ".run" / "record.json").write_text('{"scra')
     for dead in dead_runs(state):
