@@ -193,9 +193,8 @@ class Attempt:
     async def _run_script(self, base: Facts) -> Facts:
         facts = base
         try:
-            async with started(self.example, self._around) as script:
+            async with started(self.example, self._around, meanwhile=self._meanwhile) as script:
                 self._starts += 1
-                self._meanwhile()
                 self._log_files = script.log_files
                 facts = await self._watch(script, base)
                 facts = await self._inspect(script, facts)
@@ -204,12 +203,12 @@ class Attempt:
                 self._dropped = script.dropped
                 if script.log_trouble:
                     self._warn(f"The log could not be kept whole: {script.log_trouble}")
-        except (StartError, OSError) as error:
-            return replace(base, start_error=start_failure(error))
-        except SupervisionLost as error:
+        except (StartError, SupervisionLost, OSError) as error:
             if not self._starts:
                 return replace(base, start_error=start_failure(error))
-            return facts  # without an exit: nobody saw how it ended
+            if not isinstance(error, SupervisionLost):
+                raise
+            # Without an exit in the facts: nobody saw how it ended.
         return facts
 
     async def _watch(self, script: Script, base: Facts) -> Facts:

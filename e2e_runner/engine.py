@@ -196,6 +196,7 @@ class _Engine:
 
         def prepare_next() -> None:
             nonlocal prepared
+            self._emit_untold()
             if self._waiting:
                 prepared = self._attempt(self._waiting[0], around, meanwhile=prepare_next)
                 prepared.prepare()
@@ -238,6 +239,9 @@ class _Engine:
 
     def _emit(self, event: Event) -> None:
         self._emit_soon(event)
+        self._emit_untold()
+
+    def _emit_untold(self) -> None:
         untold, self._untold = self._untold, []
         for each in untold:
             self._tell(each)

@@ -194,11 +194,15 @@ class Script:
 
 @contextlib.asynccontextmanager
 async def started(
-    example: Example, around: Surroundings, *, suffix: str = LOG_SUFFIX
+    example: Example,
+    around: Surroundings,
+    *,
+    suffix: str = LOG_SUFFIX,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Script]:
     """Start a script, and see to it that nothing of it is left after the block but its logs.
 
-    `suffix` completes the name of its log. Raises StartError, SupervisionLost, and OSError when a
+    `suffix` completes the name of its log; `meanwhile` is called as soon as it is on its way. Raises StartError, SupervisionLost, and OSError when a
     log or the temporary folder cannot be made.
     """
     settings = example.settings
@@ -219,7 +223,8 @@ async def started(
                 stdin=stdin,
                 stdout=workspace.logs[0].fd,
                 stderr=workspace.logs[-1].fd,
-            )
+            ),
+            meanwhile,
         )
         stack.callback(child.release)
         script = Script(example, around, child, workspace.logs, at)

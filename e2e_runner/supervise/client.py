@@ -148,8 +148,12 @@ class Child:
         """The pid of the keeper; every process of the script descends from it."""
         return self._keeper.pid
 
-    async def start(self, command: Command) -> float:
-        """Start the script; gives the monotonic time. Raises StartError or SupervisionLost."""
+    async def start(self, command: Command, meanwhile: Callable[[], None]) -> float:
+        """Start the script; gives the monotonic time. Raises StartError or SupervisionLost.
+
+        `meanwhile` is called while the keeper is at it, whose answer may come late: the script runs
+        on its processor by then.
+        """
         encoded = (
             "start",
             [os.fsencode(arg) for arg in command.argv],
@@ -158,6 +162,7 @@ class Child:
         )
         self._argv0 = command.argv[0]
         self._send(encoded, (command.stdin, command.stdout, command.stderr))
+        meanwhile()
         return await self._started
 
     async def wait_empty(self, seconds: float) -> bool:
@@ -310,16 +315,19 @@ class Supervisor(_Channel):
         finally:
             await supervisor._shut_down()
 
-    async def start(self, command: Command) -> tuple[Child, float]:
+    async def start(
+        self, command: Command, meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[Child, float]:
         """Start a script; gives its `Child` and the monotonic time of the start.
 
+        `meanwhile` is called as soon as the script is on its way.
         Raises StartError when the program or folder cannot be used, SupervisionLost when the keeper
         or the spawner has died.
         """
         keeper = self._idle.pop() if self._idle else await self._next_keeper()
         child = Child(keeper, self.tier, self._take_back)
         try:
-            at = await child.start(command)
+            at = await child.start(command, meanwhile)
         except BaseException:
             child.release()
             raise
