@@ -15,6 +15,7 @@ from e2e_runner.report.sink import Sink
 _MOST_PENDING = (
     8 * 1024 * 1024
 )  # characters; a script that floods with --no-capture waits from here
+_GATHER = 0.03  # seconds that the first of several lines waits for the others
 _REPAINT_EVERY = 0.1  # seconds
 _STOPPED = 2.0  # seconds more than that are no busy machine: the run was stopped (Ctrl-Z) meanwhile
 
@@ -42,6 +43,7 @@ class Terminal:
         self._changed = threading.Condition()
         self._hurry = False  # the region is to end, and nothing is to wait for a repaint any more
         self._closing = False
+        self._urgent = threading.Event()  # the same, for a wait that new text does not end
         self._thread: threading.Thread | None = None
 
     def write(self, text: str) -> None:
@@ -57,7 +59,8 @@ class Terminal:
             self._changed.wait_for(lambda: self._pending_size < _MOST_PENDING)
             self._pending.append(text)
             self._pending_size += len(text)
-            self._changed.notify_all()
+            if len(self._pending) == 1:  # else the thread knows
+                self._changed.notify_all()
 
     def end_region(self) -> None:
         """Take the live region away; what was handed over before stands above where it was."""
@@ -70,6 +73,7 @@ class Terminal:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self._urgent.set()
         if self._thread is not None:
             self._thread.join()
 
@@ -88,6 +92,9 @@ class Terminal:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing)
+            # Waking a reader for every line takes the processor from the scripts.
+            self._urgent.wait(_GATHER)
+            with self._changed:
                 text = self._take()
             if not text:
                 return
