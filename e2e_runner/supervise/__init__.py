@@ -6,12 +6,12 @@ Three kinds of process take part::
     (asyncio)           └─ keeper ── script ── ...
 
 The *spawner* is one small single-threaded process per run: forking it is cheap, and it may enter
-namespaces that the runner itself must not. It forks a *keeper* for each attempt. A keeper adopts
-every orphan of its script (as a child subreaper, or as the init of a PID namespace), so "is anything
-left?" is one system call and no daemon can hide; it reaps, signals and kills on command. Keepers and
-spawner are each held by a socket to the runner: when the runner dies, however it dies, they see the
-end of the stream, kill what is left and go.
+namespaces that the runner itself must not. It forks the *keepers*, which hold one script each, and
+the next one for as long as nothing was left behind. A keeper adopts every orphan of its script (as a child subreaper, or as the init of a PID namespace), so "is
+anything left?" is one system call and no daemon can hide; it reaps, signals and kills on command.
+Keepers and spawner are each held by a socket to the runner: when the runner dies, however it dies,
+they see the end of the stream, kill what is left and go.
 
-`client` is the runner's side. `spawner`, `keeper`, `containment`, `linux` and `wire` are imported by
-the spawner process and therefore import only the standard library.
+`client` and `launch` are the runner's side. `spawner`, `keeper`, `containment`, `linux` and `wire` are
+imported by the spawner process and therefore import only the standard library.
 """
