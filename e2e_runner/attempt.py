@@ -31,7 +31,7 @@ from e2e_runner.model import (
 from e2e_runner.preflight import PORT_IN_USE, PortClaims
 from e2e_runner.probes import NotReady, Ready, wait_ready
 from e2e_runner.script import Script, Surroundings, start_failure, started
-from e2e_runner.supervise.client import StartError, SupervisionLost
+from e2e_runner.supervise.child import StartError, SupervisionLost
 from e2e_runner.verdict import Blocked, Facts, Judgement, Serving, judge, signal_name
 
 # How long what a script started may take to go by itself after the script has ended: helpers of

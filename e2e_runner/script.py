@@ -14,14 +14,8 @@ from e2e_runner import ports
 from e2e_runner.logs import Log
 from e2e_runner.model import Example, RunInfo, RunSettings
 from e2e_runner.stop import Stop
-from e2e_runner.supervise.client import (
-    Child,
-    Command,
-    Exited,
-    StartError,
-    SupervisionLost,
-    Supervisor,
-)
+from e2e_runner.supervise.child import Child, Command, Exited, StartError, SupervisionLost
+from e2e_runner.supervise.client import Supervisor
 from e2e_runner.workspace import LOG_SUFFIX, Workspaces
 
 _MOST_READS = 16  # of a megabyte each between two looks; a faster flood loses its middle

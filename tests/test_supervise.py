@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from e2e_runner.errors import SetupError
 from e2e_runner.model import Containment
 from e2e_runner.supervise import linux
-from e2e_runner.supervise.client import Child, Command, StartError, SupervisionLost, Supervisor
+from e2e_runner.supervise.child import Child, Command, StartError, SupervisionLost
+from e2e_runner.supervise.client import Supervisor
 from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.supervise.launch import Spawner
 from e2e_runner.supervise.wire import Reader, send

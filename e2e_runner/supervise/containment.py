@@ -79,7 +79,7 @@ def _signal_listed(number: int, list_pids: Callable[[], list[int]]) -> None:
 class Scan:
     """Tier `scan`: the keeper is a child subreaper, and every descendant leads back to it.
 
-    Also the base of `Cgroup`, for what moved itself out of its cgroup. A program that forks faster
+    Also the base of the other tiers of Linux, which adopt too. A program that forks faster
     than it can be listed can keep ahead of `kill_all` for a while.
     """
 
@@ -204,8 +204,11 @@ class Cgroup(Scan):
             os.close(fd)
 
 
-class PidNamespace:
+class PidNamespace(Scan):
     """Tier `pid-namespace`: the keeper is the init of a PID namespace with a /proc of its own.
+
+    An init adopts as a subreaper does; what differs is how it comes to be, and that it can signal
+    everything at once.
 
     When it ends, the kernel kills whatever is left. An ordinary user gets a user namespace around it
     in which their own ids stay what they are.
@@ -226,20 +229,6 @@ class PidNamespace:
             linux.map_own_ids(*self._ids)
         linux.mount_fresh_proc()
 
-    def step_aside(self) -> None:
-        """Nothing to do: an init is never among those that it signals."""
-
-    def started(self, script: int, env: Mapping[bytes, bytes]) -> None:
-        """Nothing to note: the namespace holds whatever there is."""
-
-    @property
-    def observe_every(self) -> int | None:
-        """The namespace misses nothing, so nothing is observed."""
-        return None
-
-    def observe(self) -> None:
-        """Nothing to look at."""
-
     def listed(self) -> list[int]:
         """List the namespace, by its own numbers."""
         return [pid for pid in linux.parents() if pid != 1]
@@ -252,13 +241,6 @@ class PidNamespace:
     def kill_all(self) -> None:
         """Kill everything in the namespace at once; no fork gets away from it."""
         self.signal_all(signal.SIGKILL)
-
-    def any_left(self, *, has_children: bool) -> bool:
-        """Every process of the namespace leads back to its init."""
-        return has_children
-
-    def close(self) -> None:
-        """Nothing was taken."""
 
 
 def reclaim_cgroup(folder: Path, run_id: str) -> None:
