@@ -2,12 +2,16 @@
 
 import fcntl
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Under nohup it is ignored, and so it would be by every run that the tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DEMO_PORT = 8000
