@@ -48,8 +48,13 @@ _INTERNAL = "e2e-run itself failed"
 
 
 def new_run_id(now: float) -> str:
-    """Make an identifier that sorts by time; `now` is in seconds since the epoch."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{os.urandom(3).hex()}"
+    """Make an identifier that sorts by time; `now` is in seconds since the epoch.
+
+    The oldest runs are removed by this order, so it has to hold within a second too.
+    """
+    microseconds = int(now % 1 * 1_000_000)
+    second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+    return f"{second}-{microseconds:05x}{os.urandom(1).hex()[0]}"
 
 
 async def run_plan(
@@ -147,10 +152,12 @@ class _Engine:
                 )
                 self._emit(RunStarted(at=self._at(), run=info, plan=self._plan))
                 workspaces = stack.enter_context(
-                    Workspaces(
-                        run_dir,
-                        separate=self._run.capture is Capture.SEPARATE,
-                        max_output=self._run.max_output,
+                    contextlib.closing(
+                        Workspaces(
+                            run_dir,
+                            separate=self._run.capture is Capture.SEPARATE,
+                            max_output=self._run.max_output,
+                        )
                     )
                 )
                 around = Surroundings(

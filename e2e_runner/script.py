@@ -138,7 +138,8 @@ class Script:
         """End the script and everything that it started; True when that took SIGKILL.
 
         The signals go to the whole tree, one after the other, on one shared deadline of `grace`
-        seconds; then `on_kill` is told and everything that is left is killed. A second request to stop kills at once.
+        seconds; then `on_kill` is told and everything that is left is killed. A second request to
+        stop kills at once.
         """
         now = self._around.clock()
         for number, part in enumerate(signals, start=1):
@@ -196,8 +197,8 @@ async def started(
 ) -> AsyncIterator[Script]:
     """Start a script, and see to it that nothing of it is left after the block but its logs.
 
-    `suffix` completes the name of its log; `meanwhile` is called as soon as it is on its way. Raises StartError, SupervisionLost, and OSError when a
-    log or the temporary folder cannot be made.
+    `suffix` completes the name of its log; `meanwhile` is called as soon as it is on its way. Raises
+    StartError, SupervisionLost, and OSError when a log or the temporary folder cannot be made.
     """
     settings = example.settings
     workspace = around.workspaces.take(example.path, suffix)

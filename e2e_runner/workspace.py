@@ -10,8 +10,6 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from e2e_runner.logs import Log
 from e2e_runner.rundir import RunDir
@@ -41,16 +39,7 @@ class Workspaces:
         self._spare: Path | None = None  # a temporary folder as good as new
         self._janitor = ThreadPoolExecutor(1, thread_name_prefix="janitor")
 
-    def __enter__(self) -> Self:
-        """Nothing to open yet."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Remove what was made and not used, and finish the removals."""
         self._discard_ahead()
         self._janitor.shutdown()

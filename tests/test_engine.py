@@ -47,7 +47,7 @@ def run(
     resolved = resolve(flags, [str(root)], {}, root)
     plan = make_plan(resolved)
     given = {"PATH": os.environ["PATH"]} if environ is None else environ
-    with Spawner() as spawner:
+    with contextlib.closing(Spawner()) as spawner:
         going = run_plan(
             plan, resolved.run, spawner=spawner, load_rules=load_rules, environ=given, emit=note
         )
@@ -171,7 +171,7 @@ def test_a_run_sees_to_the_remains_of_a_dead_one(root: Path) -> None:
 
 
 def test_ids_of_runs_sort_by_time() -> None:
-    ids = [new_run_id(now) for now in (0.0, 1.0, 86_400.0, 1_700_000_000.0)]
+    ids = [new_run_id(now) for now in (0.0, 0.25, 0.251, 1.0, 86_400.0, 1_700_000_000.0)]
     assert ids == sorted(ids)
     assert ids[0].startswith("19700101-000000-")
-    assert len(set(ids)) == 4
+    assert len(set(ids)) == 6

@@ -59,7 +59,7 @@ LIBRARIES = {
 }
 OUTSIDE = {"asyncio", "multiprocessing", "selectors", "socket", "subprocess", "threading"}
 
-SPAWNER_SIDE = {"containment", "keeper", "linux", "spawner", "wire"}
+SPAWNER_SIDE = {"containment", "keeper", "linux", "sigchld", "spawner", "wire"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

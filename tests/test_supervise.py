@@ -47,7 +47,7 @@ async def supervised(
     scratch = folder / "scratch"
     scratch.mkdir()
     run_id = f"test-{uuid.uuid4().hex[:12]}"
-    with Spawner() as spawner:
+    with contextlib.closing(Spawner()) as spawner:
         async with Supervisor.open(
             spawner, wanted=tier, run_id=run_id, scratch=scratch, log=folder / "spawner.log"
         ) as supervisor:

@@ -1,5 +1,6 @@
 """``e2e-run [PATH]...``: discover, run, report, exit."""
 
+import contextlib
 import os
 import sys
 import time
@@ -28,7 +29,9 @@ def run_command(context: click.Context, /, paths: tuple[str, ...], **flags: Any)
     """
     from e2e_runner.supervise.launch import Spawner
 
-    with Spawner() as spawner:  # first of all: it starts while the rest is imported
+    with contextlib.closing(
+        Spawner()
+    ) as spawner:  # first of all: it starts while the rest is imported
         context.exit(_run(flags, paths, spawner))
 
 

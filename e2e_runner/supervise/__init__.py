@@ -12,6 +12,6 @@ anything left?" is one system call and no daemon can hide; it reaps, signals and
 Keepers and spawner are each held by a socket to the runner: when the runner dies, however it dies,
 they see the end of the stream, kill what is left and go.
 
-`launch`, `client` and `child` are the runner's side. `spawner`, `keeper`, `containment`, `linux` and `wire` are
-imported by the spawner process and therefore import only the standard library.
+`launch`, `client` and `child` are the runner's side. `spawner`, `keeper`, `containment`, `linux`, `sigchld` and `wire`
+are imported by the spawner process and therefore import only the standard library.
 """

@@ -32,6 +32,7 @@ import time
 from typing import NoReturn
 
 from e2e_runner.supervise.containment import Containment
+from e2e_runner.supervise.sigchld import ChildEnded
 from e2e_runner.supervise.wire import Message, Reader, send
 
 _KILL_PATIENCE = 10.0  # seconds; only a process stuck in the kernel outlives it
@@ -58,26 +59,22 @@ class Keeper:
         self._script = 0
         self._lingering = False  # the script has ended, and something that it started lives on
         self._has_children = False
-        self._wake_read, wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(wake_write, False)
+        self._child_ended = ChildEnded()
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
 
     def run(self) -> None:
         """Serve the runner until it lets go; then see to it that nothing is left."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
+        poll.register(self._child_ended, select.POLLIN)
         try:
             while not self._reader.ended:
                 # While something lives on that is no child of ours (it cannot wake us), look again.
                 every = 20 if self._lingering else self._containment.observe_every
                 ready = {fd for fd, _ in poll.poll(every)}
-                if self._wake_read in ready or self._lingering:
-                    self._drain()
+                if self._child_ended.fd in ready or self._lingering:
+                    self._child_ended.clear()
                     self._reap()
                 if not ready:
                     self._containment.observe()
@@ -133,11 +130,6 @@ class Keeper:
         self._say("started", self._script, at)
         self._containment.started(self._script, env)
 
-    def _drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._wake_read, 512):
-                pass
-
     def _reap(self) -> None:
         """Reap every child that has ended, so that nobody who waits for an orphan waits for ever."""
         ended: tuple[int, float, float, int] | None = None
@@ -176,13 +168,13 @@ class Keeper:
             if time.monotonic() > deadline:
                 return True
             self._containment.kill_all()
-            select.select([self._wake_read], [], [], pause)
+            select.select([self._child_ended], [], [], pause)
             pause = min(pause * 2, 0.05)
             self._reap_quietly()
         return False
 
     def _reap_quietly(self) -> None:
-        self._drain()
+        self._child_ended.clear()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._reap()
 

@@ -14,8 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from e2e_runner.errors import SetupError
 
@@ -24,7 +22,7 @@ _PATIENCE = 60.0  # seconds; more than the spawner itself gives its keepers to f
 
 
 class Spawner:
-    """A spawner process that waits to be told what to set up; it ends with the block."""
+    """A spawner process that waits to be told what to set up, until `close`."""
 
     def __init__(self) -> None:
         """Start it; raises SetupError."""
@@ -53,16 +51,7 @@ class Spawner:
                 remedy="see that the system has processes and memory to spare.",
             ) from error
 
-    def __enter__(self) -> Self:
-        """Nothing more to start."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Hang up, and wait for its end: bounded, and short when all is well."""
         self.sock.close()
         deadline = time.monotonic() + _PATIENCE

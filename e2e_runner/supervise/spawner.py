@@ -32,6 +32,7 @@ from e2e_runner.supervise.containment import (
     remove_cgroup,
 )
 from e2e_runner.supervise.keeper import keep
+from e2e_runner.supervise.sigchld import ChildEnded
 from e2e_runner.supervise.wire import Message, Reader, send
 from e2e_runner.trees import remove_tree
 
@@ -161,23 +162,18 @@ class Spawner:
         self._tier = tier
         self._reader = Reader()
         self._keepers: dict[int, str | None] = {}  # pid -> cgroup
-        self._lost: dict[
-            int, str
-        ] = {}  # the same, of those that died before their cgroup was empty
-        self._wake_read, wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(wake_write, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        # The same, of those that died before their cgroup was empty.
+        self._lost: dict[int, str] = {}
+        self._child_ended = ChildEnded()
 
     def run(self) -> None:
         """Serve the runner until it has gone."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
+        poll.register(self._child_ended, select.POLLIN)
         while not self._reader.ended:
             ready = {fd for fd, _ in poll.poll()}
-            if self._wake_read in ready:
+            if self._child_ended.fd in ready:
                 self._reap()
             if self._control.fileno() in ready:
                 self._reader.fill(self._control)
@@ -185,7 +181,7 @@ class Spawner:
                     self._obey(message)
         deadline = time.monotonic() + _PATIENCE
         while self._keepers and time.monotonic() < deadline:
-            select.select([self._wake_read], [], [], 1)
+            select.select([self._child_ended], [], [], 1)
             self._reap()
         for pid in [*self._keepers, *self._lost]:
             self._abandon(pid)
@@ -232,9 +228,7 @@ class Spawner:
         send(self._control, ("forked", pid))
 
     def _reap(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._wake_read, 512):
-                pass
+        self._child_ended.clear()
         with contextlib.suppress(ChildProcessError):
             while pid := os.waitpid(-1, os.WNOHANG)[0]:
                 cgroup = self._keepers.pop(pid, None)
@@ -244,7 +238,7 @@ class Spawner:
     def _wait_for(self, pid: int) -> None:
         deadline = time.monotonic() + _PATIENCE
         while pid in self._keepers and time.monotonic() < deadline:
-            select.select([self._wake_read], [], [], 0.1)
+            select.select([self._child_ended], [], [], 0.1)
             self._reap()
 
     def _kill_orphans(self) -> None:
@@ -267,7 +261,7 @@ class Spawner:
                     os.kill(pid, signal.SIGKILL)
             if not self._keepers:
                 scan.kill_all()
-            select.select([self._wake_read], [], [], 0.005)
+            select.select([self._child_ended], [], [], 0.005)
 
 
 def main(fd: int) -> NoReturn:
@@ -296,8 +290,7 @@ def _serve(control: socket.socket, message: Message) -> NoReturn:
         with contextlib.suppress(OSError):  # where it is not to be had, `scan` is not in force
             linux.become_subreaper()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        notes = list(tier.notes)
-        send(control, ("tier", tier.name, tier.parent, notes))
+        send(control, ("tier", tier.name, tier.parent, tier.notes))
         Spawner(control, tier).run()
     if tier.parent:
         remove_cgroup(Path(tier.parent))
