@@ -32,6 +32,8 @@ _FRAME = re.compile(r'  File "[^"]+", line \d+')
 _RAISED = re.compile(r"(?P<type>[A-Za-z_][\w.]*)(?:: (?P<message>.*))?$")
 _GROUP_MARGIN = re.compile(r"^ +[|+](?:-\+-+.*| ?)", re.MULTILINE)
 
+_PIECE = re.compile(r"\(\?&(\w+)\)")
+
 _FACTS = ("exception", "message", "path", "python")
 _KIND_NAMES = {str: "a text", list: "a list", bool: "true or false", int: "a whole number"}
 _FIELDS: dict[str, type] = {
@@ -164,10 +166,13 @@ def load_rules(file: Path = RULES_FILE) -> tuple[Rule, ...]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     tables = document.pop("rule", [])
+    pieces = document.pop("pieces", {})
     if document or not isinstance(tables, list):
         extra = ", ".join(sorted(document)) or "rule"
-        raise ConfigError(f"{file}: {extra}: only [[rule]] tables are accepted")
-    return tuple(_rule(file, number, table) for number, table in enumerate(tables, 1))
+        raise ConfigError(f"{file}: {extra}: only [[rule]] tables and [pieces] are accepted")
+    if not isinstance(pieces, dict) or not all(isinstance(piece, str) for piece in pieces.values()):
+        raise ConfigError(f"{file}: pieces: must be a table of texts")
+    return tuple(_rule(file, number, table, pieces) for number, table in enumerate(tables, 1))
 
 
 def _cut(line: str) -> str:
@@ -243,7 +248,7 @@ def _fill(advice: str, values: Mapping[str, str]) -> str:
     return advice.format_map(shown)
 
 
-def _rule(file: Path, number: int, table: Any) -> Rule:
+def _rule(file: Path, number: int, table: Any, pieces: Mapping[str, str]) -> Rule:
     where = f"{file}: rule {number}"
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: must be a [[rule]] table")
@@ -262,7 +267,9 @@ def _rule(file: Path, number: int, table: Any) -> Rule:
         raise ConfigError(
             f"{where}: has no condition; one of patterns, exceptions, exit-codes, signals is needed"
         )
-    patterns = tuple(_pattern(where, text) for text in _items(where, table, "patterns", str))
+    patterns = tuple(
+        _pattern(where, text, pieces) for text in _items(where, table, "patterns", str)
+    )
     _check_advice(where, table["advice"], patterns)
     return Rule(
         cause=table["cause"],
@@ -284,9 +291,13 @@ def _items(where: str, table: Mapping[str, Any], name: str, kind: type) -> tuple
     return tuple(items)
 
 
-def _pattern(where: str, text: str) -> re.Pattern[str]:
+def _pattern(where: str, text: str, pieces: Mapping[str, str]) -> re.Pattern[str]:
+    for name in _PIECE.findall(text):
+        if name not in pieces:
+            known = ", ".join(pieces) or "none"
+            raise ConfigError(f"{where}: patterns: {text!r}: no piece {name}; known: {known}")
     try:
-        return re.compile(text, re.MULTILINE)
+        return re.compile(_PIECE.sub(lambda found: pieces[found[1]], text), re.MULTILINE)
     except re.error as error:
         raise ConfigError(
             f"{where}: patterns: {text!r} is not a regular expression: {error}"

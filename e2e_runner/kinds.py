@@ -13,6 +13,8 @@ from e2e_runner.parsers import (
     list_of,
     parse_arguments,
     parse_command,
+    parse_database_pattern,
+    parse_databases,
     parse_duration,
     parse_environment,
     parse_flag,
@@ -23,9 +25,14 @@ from e2e_runner.parsers import (
     parse_probe,
     parse_regex,
     parse_report,
+    parse_server,
+    parse_server_url,
     parse_size,
     parse_tag,
+    parse_templates,
     parse_text,
+    parse_wanted_databases,
+    parse_wants_postgres,
 )
 
 _LARGEST_EXIT_CODE = 255
@@ -159,6 +166,52 @@ EXIT_CODE = Kind(
     accepted="an exit code from 0 to 255",
     parse=integer(least=0, most=_LARGEST_EXIT_CODE),
 )
+SERVER = Kind(
+    name="auto | embedded | env | off | URL",
+    accepted="auto, embedded, env, off or postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+    parse=parse_server,
+    units="auto|embedded|env|off|URL",
+)
+SERVER_URL = Kind(
+    name="URL",
+    accepted="postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+    parse=parse_server_url,
+    units="URL",
+)
+TEMPLATES = Kind(
+    name="table of strings",
+    accepted="NAME = VALUE with {host}, {port}, {user}, {password}, {database}, {url} and the names "
+    "of databases in braces",
+    parse=parse_templates,
+)
+DATABASE_PATTERNS = Kind(
+    name="list of patterns",
+    accepted="the beginning of names, of at least 4 characters, or a glob of whole names in which "
+    "* stands for any characters",
+    parse=list_of(parse_database_pattern),
+    units="PATTERN",
+    is_list=True,
+    merge=Merge.UNION,
+)
+PROTECTED = Kind(
+    name="list of patterns",
+    accepted="names, or globs of whole names in which * stands for any characters",
+    parse=list_of(parse_name),
+    units="PATTERN",
+    is_list=True,
+    merge=Merge.UNION,
+)
+_DEFINITIONS = (
+    "a table of databases, each with env (a variable or a list of them), suffix, template (a file of "
+    "SQL or a list of them) and command, all optional"
+)
+DATABASES = Kind(name="table of databases", accepted=_DEFINITIONS, parse=parse_databases)
+WANTED_DATABASES = Kind(
+    name="list of names, or table of databases",
+    accepted=f"a list of names, [] for none, or {_DEFINITIONS}",
+    parse=parse_wanted_databases,
+)
+WANTS_POSTGRES = Kind(name="boolean", accepted="true or false", parse=parse_wants_postgres)
 
 
 def count(*, least: int, units: str = "N") -> Kind:

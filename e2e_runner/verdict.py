@@ -12,7 +12,7 @@ from enum import Enum
 from typing import assert_never
 
 from e2e_runner import text
-from e2e_runner.model import Exit, Leak, LeakedPort, LeakedProcess, Problem, Status
+from e2e_runner.model import Exit, Leak, LeakedDatabase, LeakedPort, LeakedProcess, Problem, Status
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -298,6 +298,8 @@ def _leak_name(leak: Leak) -> str:
             return "a process" if leak.pid is None else f"process {leak.pid}"
         case LeakedPort():
             return f"port {leak.port}"
+        case LeakedDatabase():
+            return f"database {text.one_line(leak.name)}"
         case _:
             assert_never(leak)
 

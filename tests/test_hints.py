@@ -112,7 +112,61 @@ def test_every_rule_holds_for_a_real_output() -> None:
         ),
         (
             "database/asyncpg-refused",
-            "No database server answers at port 5432: start it, or correct the address that the script connects to.",
+            "No PostgreSQL answers at port 5432. One that e2e-run gives is at DATABASE_URL and PGHOST, PGPORT (`postgres.env` sets the names that the application reads); a script that is given none says postgres = true, or names its own.",
+        ),
+        (
+            "database/redis-refused",
+            "No database server answers at port 6379: start it, or correct the address that the script connects to.",
+        ),
+        (
+            "database/exists-sqlalchemy",
+            "The database shop exists already, perhaps from an earlier run: choose a name that is new each time, or use the database that DATABASE_URL and PGDATABASE name; `e2e-run sweep-dbs` drops what was left behind.",
+        ),
+        (
+            "database/template-in-use-asyncpg",
+            "Others are connected to shop, from which the new database is to be copied: close every connection to it first, pools too, and connect to postgres for CREATE DATABASE.",
+        ),
+        (
+            "database/too-many-role-psycopg",
+            "The server allows no more connections for role limited: close those that are left open, make the script's pools smaller, or raise its CONNECTION LIMIT.",
+        ),
+        (
+            "database/undefined-table-sqlalchemy-asyncpg",
+            'The database has no table orders: load the schema by template = "schema.sql" in [tool.e2e-run.databases], run the migrations first, or let the script create it.',
+        ),
+        (
+            "unique-violation/sqlalchemy-psycopg",
+            "A row whose id is 1 exists already, perhaps from an earlier run: let the script make that value anew each time, or give it databases of its own ([tool.e2e-run.databases]).",
+        ),
+        (
+            "pgbouncer-prepared-statement/sqlalchemy-asyncpg",
+            "A transaction pooler (PgBouncer) mixed up prepared statements: connect with statement_cache_size=0 (in SQLAlchemy by connect_args), or let PgBouncer 1.21 or newer keep them apart (max_prepared_statements = 200).",
+        ),
+        (
+            "database/pgbouncer-startup-asyncpg",
+            "PgBouncer does not take the startup parameter jit: set it by a SET statement after connecting (no server_settings in asyncpg, no options in libpq), or name it in PgBouncer's ignore_startup_parameters.",
+        ),
+        (
+            "missing-variable/several",
+            'The environment variable NOT_THERE is not set: give it by --env NOT_THERE=VALUE, or in the metadata as env = { NOT_THERE = "..." }.',
+        ),
+        *(
+            (
+                f"disk-full/{client}",
+                "The database server's disk is full: make room there; the data of a server that e2e-run starts lies in memory (/dev/shm) or in the temporary folder, so for more of it name a server of your own (--postgres URL).",
+            )
+            for client in ("psycopg", "psycopg2", "asyncpg", "psql")
+        ),
+        *(
+            (
+                f"database/{name}-psycopg",
+                "The server has no logical replication, as those that e2e-run starts have none: name one with wal_level = logical (--postgres URL).",
+            )
+            for name in ("logical-decoding", "logical-level")
+        ),
+        (
+            "database/prepared-transactions-asyncpg",
+            "The server has prepared transactions off, as those that e2e-run starts have: name one with max_prepared_transactions above 0 (--postgres URL).",
         ),
         (
             "missing-variable/keyerror",
@@ -305,6 +359,17 @@ def test_a_rule_of_ones_own(tmp_path: Path) -> None:
     )
 
 
+def test_patterns_share_pieces(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(
+        "[pieces]\nshop = '^(?:shop|stall): '\n"
+        "[[rule]]\ncause = 'no-stock'\nadvice = 'Order {item}.'\n"
+        "patterns = ['(?&shop)sold out: (?P<item>.*)']\n"
+    )
+    facts = HintFacts(output="stall: sold out: tea\n", status=Status.FAILED)
+    assert diagnose(load_rules(file), facts).hints == ("Order tea.",)
+
+
 GOOD = "cause = 'x'\nadvice = 'Do.'\npatterns = ['y']\n"
 
 
@@ -326,9 +391,15 @@ GOOD = "cause = 'x'\nadvice = 'Do.'\npatterns = ['y']\n"
             "rule 1 (x): advice: {this} is neither a fact (exception, message, path, python) nor",
         ),
         ("[[rule]]\ncause = 'x'\nadvice = 'Do { this.'\npatterns = ['a']", "rule 1 (x): advice: "),
-        ("[[rules]]\n", "rules: only [[rule]] tables are accepted"),
-        ("rule = 1", "rule: only [[rule]] tables are accepted"),
+        ("[[rules]]\n", "rules: only [[rule]] tables and [pieces] are accepted"),
+        ("rule = 1", "rule: only [[rule]] tables and [pieces] are accepted"),
         ("rule = [1]", "rule 1: must be a [[rule]] table"),
+        ("pieces = 1", "pieces: must be a table of texts"),
+        ("[pieces]\na = 1", "pieces: must be a table of texts"),
+        (
+            "[[rule]]\ncause = 'x'\nadvice = 'Do.'\npatterns = ['(?&b)']\n[pieces]\na = 'z'",
+            "rule 1 (x): patterns: '(?&b)': no piece b; known: a",
+        ),
         ("[[rule", "not valid TOML: "),
     ],
 )

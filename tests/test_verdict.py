@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2e_runner.model import Exit, LeakedPort, LeakedProcess, Problem, Status
+from e2e_runner.model import Exit, LeakedDatabase, LeakedPort, LeakedProcess, Problem, Status
 from e2e_runner.verdict import (
     JUDGED_CAUSES,
     Blocked,
@@ -319,7 +319,7 @@ _AXES: dict[str, list[Any]] = {
     "stopped": [False, True],
     "killed": [False, True],
     "serving": list(Serving),
-    "leaks": [(), (LeakedPort(port=1),)],
+    "leaks": [(), (LeakedPort(port=1),), (LeakedDatabase(name="x"),)],
     "forbidden_output": [None, "Traceback"],
     "skipped": [None, "reason"],
     "blocked": [None, Blocked(cause="c", reason="r")],
