@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e_runner.trees import remove_tree
+from e2e_runner.trees import MARK, remove_tree
 
 
 def test_empty_full_and_missing_folders_are_gone(tmp_path: Path) -> None:
@@ -19,6 +19,67 @@ def test_empty_full_and_missing_folders_are_gone(tmp_path: Path) -> None:
         assert remove_tree(folder)
         assert not folder.exists()
     assert tmp_path.exists()
+
+
+def test_a_link_is_left_alone_with_what_it_leads_to(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (target / "sub").mkdir(parents=True)
+    for folder in (target, target / "sub"):
+        folder.chmod(0o755)
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    assert not remove_tree(link)
+    assert link.is_symlink()
+    assert [path.stat().st_mode & 0o777 for path in (target, target / "sub")] == [0o755, 0o755]
+
+
+def test_a_name_that_nothing_can_have_is_gone() -> None:
+    assert remove_tree(Path("/tmp/e2e-run-\0"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file that stays")
+def test_what_cannot_be_removed_whole_keeps_its_mark(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "a").mkdir(parents=True)
+    for name in (MARK, "a/stays", "goes"):
+        (folder / name).write_text("x")
+    done = subprocess.run(["chattr", "+i", folder / "a" / "stays"], check=False)
+    if done.returncode != 0:
+        pytest.skip("this file system has no immutable files")
+    try:
+        assert not remove_tree(folder)
+    finally:
+        subprocess.run(["chattr", "-i", folder / "a" / "stays"], check=True)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([MARK, "a"])
+    assert remove_tree(folder)
+    assert not folder.exists()
+
+
+_LINKED = """
+import os, sys
+from pathlib import Path
+from e2e_runner.trees import _open_up
+root = Path(sys.argv[1])
+(root / "locked" / "below").mkdir(parents=True)
+(root / "locked" / "link").symlink_to(sys.argv[2])
+(root / "locked").chmod(0)
+_open_up(root)
+print(oct((root / "locked").stat().st_mode), oct((root / "locked" / "below").stat().st_mode))
+"""
+
+
+def test_opening_folders_follows_no_link(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    target.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", _LINKED, str(tmp_path / "root"), str(target)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "0o40700 0o40700\n"
+    assert target.stat().st_mode & 0o777 == 0o755
 
 
 _LOCKED = """
