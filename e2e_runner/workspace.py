@@ -70,6 +70,10 @@ class Workspaces:
         for log in workspace.logs:
             log.close()
 
+    def kept_databases(self, example: str) -> Path:
+        """Name the folder that the databases of a failed example are kept in. Raises OSError."""
+        return self._run_dir.log_file(example, ".postgres")
+
     def _make(self, example: str, suffix: str) -> Workspace:
         names = [f".out{suffix}", f".err{suffix}"] if self._separate else [suffix]
         with contextlib.ExitStack() as undo:

@@ -162,6 +162,40 @@ def test_everything_is_listed_signalled_and_killed(tier: Containment, tmp_path: 
 
 
 @each_tier
+def test_a_script_can_be_signalled_alone(tier: Containment, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with supervised(tmp_path, tier) as (supervisor, _):
+            script = f"({STUBBORN.replace('TERM', 'INT')}) & exec sleep 60"
+            child, _ = await supervisor.start(command(tmp_path, "bash", "-c", script))
+            await asyncio.to_thread(wait_lines, tmp_path / "ready")
+            child.signal_alone(signal.SIGTERM)
+            assert await ended(child) == (None, signal.SIGTERM, True)
+            child.signal_alone(signal.SIGTERM)  # it has ended
+            assert not child.empty.done()
+            assert await child.kill()
+            child.release()
+
+    run(work)
+
+
+@pytest.mark.parametrize("end", ["let go", "killed"])
+def test_the_spawner_removes_the_folders_that_it_was_told_of(end: str, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with supervised(tmp_path, Containment.SCAN) as (supervisor, spawner):
+            for name in ("made", "never-made"):
+                supervisor.remove_at_end(tmp_path / name)
+            (tmp_path / "made" / "sub").mkdir(parents=True)
+            if end == "killed":
+                spawner.process.kill()
+                await asyncio.to_thread(spawner.process.wait)
+                with pytest.raises(SupervisionLost):
+                    supervisor.remove_at_end(tmp_path / "late")
+
+    run(work)
+    assert (tmp_path / "made").exists() == (end == "killed")
+
+
+@each_tier
 def test_a_stopped_script_can_be_terminated(tier: Containment, tmp_path: Path) -> None:
     async def work() -> None:
         async with supervised(tmp_path, tier) as (supervisor, _):

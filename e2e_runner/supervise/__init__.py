@@ -10,7 +10,8 @@ namespaces that the runner itself must not. It forks the *keepers*, which hold o
 the next one for as long as nothing was left behind. A keeper adopts every orphan of its script (as a child subreaper, or as the init of a PID namespace), so "is
 anything left?" is one system call and no daemon can hide; it reaps, signals and kills on command.
 Keepers and spawner are each held by a socket to the runner: when the runner dies, however it dies,
-they see the end of the stream, kill what is left and go.
+they see the end of the stream, kill what is left and go. The spawner then removes the folders that it
+was told of, before they were made, and what killed PostgreSQL servers in them left in shared memory.
 
 `launch`, `client` and `child` are the runner's side. `spawner`, `keeper`, `containment`, `linux`, `sigchld` and `wire`
 are imported by the spawner process and therefore import only the standard library.

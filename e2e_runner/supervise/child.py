@@ -168,6 +168,11 @@ class Child:
         await asyncio.wait([self.empty], timeout=seconds)
         return self.empty.done()
 
+    def signal_alone(self, number: signal.Signals) -> None:
+        """Send a signal to the script and nothing that it started; nothing when it has ended."""
+        with contextlib.suppress(SupervisionLost):
+            self._send(("signal-alone", int(number)))
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the script and everything that it started; nothing when all is over."""
         with contextlib.suppress(SupervisionLost):

@@ -107,6 +107,16 @@ class Supervisor(Channel):
                 self._spawner.wake()
                 await asyncio.wait([done], timeout=WAKE_EVERY)
 
+    def remove_at_end(self, folder: Path) -> None:
+        """Have the spawner remove a folder when the run is over, however it ends; call this first, then make it.
+
+        Raises SupervisionLost.
+        """
+        try:
+            send(self.sock, ("remove", str(folder)))
+        except OSError as error:
+            raise SupervisionLost("the spawner process was killed") from error
+
     def received(self, message: Message) -> None:
         """Take what the spawner says; see `spawner` for the messages."""
         match message:

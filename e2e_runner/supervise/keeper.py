@@ -7,6 +7,7 @@ Messages from the runner, each a tuple::
 
     ("start", argv, env, cwd)   with the descriptors for stdin, stdout and stderr
     ("signal", number)          to everything contained
+    ("signal-alone", number)    to the script, which sees to what it started
     ("list",)                   what lives now?
     ("kill",)                   SIGKILL to everything contained, until nothing is left
 
@@ -95,6 +96,9 @@ class Keeper:
                 self._containment.signal_all(number)
                 # A stopped process handles nothing until it continues.
                 self._containment.signal_all(signal.SIGCONT)
+            case ("signal-alone", int(number)):
+                if self._script:  # not reaped, so the number is still its own
+                    os.kill(self._script, number)
             case ("list",):
                 self._say("listed", self._containment.listed())
             case ("kill",):

@@ -5,6 +5,7 @@ Started as ``python -I -S -c "... main(fd)"``. Messages from the runner::
     ("setup", tier, run_id, scratch, log)   first of all; tier: its name, or "auto"
     ("keeper", cgroup)   with the keeper's end of its socket; cgroup: its folder, or None
     ("abandon", pid)     a keeper died under its script, or does not answer: kill what it held
+    ("remove", folder)   when the run is over, however it ends; said before the folder is made
 
 and to the runner::
 
@@ -24,6 +25,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from e2e_runner.segments import release_segments
 from e2e_runner.supervise.containment import (
     Cgroup,
     Containment,
@@ -165,6 +167,7 @@ class Spawner:
         # The same, of those that died before their cgroup was empty.
         self._lost: dict[int, str] = {}
         self._child_ended = ChildEnded()
+        self.to_remove: list[str] = []  # folders
 
     def run(self) -> None:
         """Serve the runner until it has gone."""
@@ -197,6 +200,8 @@ class Spawner:
                 self._abandon(pid)
                 self._kill_orphans()
                 send(self._control, ("abandoned", pid))
+            case ("remove", str(folder)):
+                self.to_remove.append(folder)
             case _:
                 raise AssertionError(message)
 
@@ -289,10 +294,13 @@ def _serve(control: socket.socket, message: Message) -> NoReturn:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # where it is not to be had, `scan` is not in force
             linux.become_subreaper()
+    spawner = Spawner(control, tier)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         send(control, ("tier", tier.name, tier.parent, tier.notes))
-        Spawner(control, tier).run()
+        spawner.run()
     if tier.parent:
         remove_cgroup(Path(tier.parent))
-    remove_tree(Path(scratch))
+    for folder in (*spawner.to_remove, scratch):
+        release_segments(Path(folder))
+        remove_tree(Path(folder))
     os._exit(0)
