@@ -9,18 +9,20 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from e2e_runner import logs, ports, text
+from e2e_runner.databases import Grant, NoDatabase
 from e2e_runner.events import Event, OutputWritten, Phase, PhaseChanged, Warned
 from e2e_runner.hints import HintFacts, Rule, diagnose
 from e2e_runner.model import (
     Example,
     Leak,
+    LeakedDatabase,
     LeakedPort,
     LeakedProcess,
     Probe,
@@ -37,6 +39,8 @@ from e2e_runner.verdict import Blocked, Facts, Judgement, Serving, judge, signal
 # How long what a script started may take to go by itself after the script has ended: helpers of
 # multiprocessing and servers that were just told to stop end a moment later, and are no leak.
 _LINGER = 0.5
+_SHORT = 0.05  # seconds; what takes less is not worth telling
+_KEPT = (Status.FAILED, Status.TIMEOUT)  # with --keep-databases
 
 
 class Attempt:
@@ -74,11 +78,15 @@ class Attempt:
         self._output: tuple[str, bool] | None = None  # of a companion, before it was stopped
         self._dropped = 0
         self._starts = 0
+        self._grant: Grant | None = None
+        self._given: Mapping[str, str] = {}  # the variables that tell of it
 
     def prepare(self) -> None:
         """Do what can be done before its turn; without this it is done then."""
-        self._command = by_hand(self.example, self._around.run.root)
+        self._command = self._by_hand()
         self._around.workspaces.prepare(self.example.path)
+        if not self.example.problems:
+            self._around.databases.prepare(self.example)
 
     async def run(self) -> Result:
         """Make the attempt. Never raises for what a script can do."""
@@ -87,7 +95,9 @@ class Attempt:
             facts = replace(
                 facts, forbidden_output=logs.first_match(self._log_files, self._forbidden)
             )
-        return self._result(facts, judge(facts))
+        judgement = judge(facts)
+        await self._give_back(judgement.status)
+        return self._result(facts, judgement)
 
     # --- preflight -----------------------------------------------------------------------------
 
@@ -104,9 +114,15 @@ class Attempt:
             return replace(base, interrupted=True)
         if claim.skipped or claim.blocked:
             return replace(base, skipped=claim.skipped, blocked=claim.blocked)
+        unavailable = await self._take_databases()
+        if self._around.stop.asked.done():
+            return replace(base, interrupted=True)
+        if unavailable is not None:
+            return replace(base, blocked=unavailable)
         facts = await self._run_with_companions(base)
-        # Once the companions have ended too: their ports are no leak while they run.
-        return replace(facts, leaks=(*facts.leaks, *self._ports.left_behind(facts.leaks)))
+        # Once the companions have ended too: what they hold is no leak while they run.
+        listening = self._ports.left_behind(facts.leaks)
+        return replace(facts, leaks=(*facts.leaks, *listening, *await self._left_databases()))
 
     async def _run_with_companions(self, base: Facts) -> Facts:
         async with contextlib.AsyncExitStack() as companions:
@@ -118,6 +134,50 @@ class Attempt:
                 if blocked is not None:
                     return replace(base, blocked=blocked)
             return await self._run_script(base)
+
+    # --- databases -----------------------------------------------------------------------------
+
+    async def _take_databases(self) -> Blocked | None:
+        """Take what PostgreSQL the example wants, unless the run is stopped meanwhile."""
+        if not self._around.databases.serves(self.example):
+            return None
+        taking = asyncio.ensure_future(self._around.databases.give(self.example))
+        try:
+            await asyncio.wait([taking], timeout=_SHORT)
+            if not taking.done():
+                self._phase(Phase.DATABASES)
+            either: list[asyncio.Future[Any]] = [taking, self._around.stop.asked]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not taking.done():
+                return None
+            self._grant = taking.result()
+        except NoDatabase as error:
+            self._hints.extend(error.advice)
+            self._notes.extend(error.facts)
+            return Blocked(cause="database", reason=str(error))
+        finally:
+            if taking.cancel():
+                await asyncio.wait([taking])
+        if self._grant is not None:
+            self._given = self._grant.environment
+        return None
+
+    async def _left_databases(self) -> tuple[LeakedDatabase, ...]:
+        if self._grant is None:
+            return ()
+        try:
+            return await self._around.databases.left_behind(self._grant)
+        except NoDatabase as error:
+            self._warn(f"Whether it left databases behind is not known: {error}")
+            return ()
+
+    async def _give_back(self, status: Status) -> None:
+        if self._grant is None:
+            return
+        keep = None
+        if self._around.run.postgres.keep_databases and status in _KEPT:
+            keep = self._around.workspaces.kept_databases(self.example.path)
+        self._notes += await self._around.databases.release(self._grant, keep=keep)
 
     # --- companions ----------------------------------------------------------------------------
 
@@ -139,7 +199,7 @@ class Attempt:
         suffix = f".for-{text.one_line(Path(self.example.path).name)}.log"
         try:
             script = await stack.enter_async_context(
-                started(companion, self._around, suffix=suffix)
+                started(companion, self._around, given=self._given, suffix=suffix)
             )
         except (StartError, SupervisionLost, OSError) as error:
             return Blocked(
@@ -193,7 +253,9 @@ class Attempt:
     async def _run_script(self, base: Facts) -> Facts:
         facts = base
         try:
-            async with started(self.example, self._around, meanwhile=self._meanwhile) as script:
+            async with started(
+                self.example, self._around, given=self._given, meanwhile=self._meanwhile
+            ) as script:
                 self._starts += 1
                 self._log_files = script.log_files
                 facts = await self._watch(script, base)
@@ -380,8 +442,11 @@ class Attempt:
             output_dropped=self._dropped,
             hints=tuple(dict.fromkeys(self._hints)),
             notes=tuple(self._notes),
-            command=self._command or by_hand(self.example, self._around.run.root),
+            command=self._command or self._by_hand(),
         )
+
+    def _by_hand(self) -> str:
+        return by_hand(self.example, self._around.run.root, without=self._around.info.withheld)
 
     def _relative(self, file: Path) -> str:
         return Path(os.path.relpath(file, self._around.run.root)).as_posix()
@@ -406,8 +471,11 @@ class Attempt:
                 self._write_output(written)
 
 
-def by_hand(example: Example, root: Path) -> str:
-    """Give the shell command that runs an example by hand, from the root."""
+def by_hand(example: Example, root: Path, *, without: Iterable[str] = ()) -> str:
+    """Give the shell command that runs an example by hand, from the root.
+
+    `without` are variables of the caller that the run kept from it.
+    """
     settings = example.settings
     words = [_from(settings.cwd, word, root) for word in example.argv]
     if "/" not in words[0] and words[0] != example.argv[0]:
@@ -416,6 +484,9 @@ def by_hand(example: Example, root: Path) -> str:
     if settings.env:
         assignments = (f"{name}={shlex.quote(value)}" for name, value in settings.env.items())
         command = f"{' '.join(assignments)} {command}"
+    unset = [word for name in without for word in ("-u", name) if name not in settings.env]
+    if unset:
+        command = f"env {shlex.join(unset)} {command}"
     folder = os.path.relpath(settings.cwd, root)
     return command if folder == "." else f"(cd {shlex.quote(folder)} && {command})"
 

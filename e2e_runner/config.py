@@ -3,17 +3,41 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from e2e_runner.addresses import (
+    DATABASE_URL,
+    PLACEHOLDERS,
+    complete,
+    from_environment,
+    placeholders,
+)
 from e2e_runner.config_file import ConfigFile, find_config, load_config, show_path
 from e2e_runner.errors import ConfigError, NothingSelected, UsageError
 from e2e_runner.globs import matches
 from e2e_runner.kinds import GLOBS
-from e2e_runner.layers import Given, Layer, choose, read_environment, read_flags, read_table
-from e2e_runner.model import Origin, ReportTarget, RunSettings, Source
+from e2e_runner.layers import (
+    Given,
+    Layer,
+    choose,
+    read_environment,
+    read_flags,
+    read_table,
+    suggestion,
+)
+from e2e_runner.model import (
+    DatabaseDefinition,
+    Origin,
+    PostgresMode,
+    PostgresSettings,
+    ReportTarget,
+    RunSettings,
+    ServerAddress,
+    Source,
+)
 from e2e_runner.settings import EXAMPLE_SETTINGS, RUN_SETTINGS, Scope, within
 
 STATE_FOLDER = ".e2e-run"
@@ -98,13 +122,21 @@ def resolve(
     warnings += more
     values["python"] = Given(value=python, origin=python_origin)
     _check_reports(values["report"].value)
+    is_callers = values["postgres.url"].value is PostgresMode.ENV
+    values["postgres.url"] = _server(values["postgres.url"], layers, environ)
+    if file:
+        values["databases"] = _with_templates(values["databases"], file)
+        _check_placeholders(values, overrides, file)
 
     def example_layer(layer: Layer, scope: Scope) -> Layer:
         names = within(scope, EXAMPLE_SETTINGS)
         return {name: given for name, given in layer.items() if name in names}
 
     return Resolved(
-        run=_run_settings(values, file=file, root=root, paths=searched),
+        run=replace(
+            _run_settings(values, file=file, root=root, paths=searched),
+            postgres=_postgres_settings(values, environ, is_callers=is_callers),
+        ),
         warnings=tuple(warnings),
         flags=example_layer(layers[0], Scope.FLAG),
         environment=example_layer(layers[1], Scope.ENVIRONMENT),
@@ -116,7 +148,11 @@ def resolve(
 
 
 def _run_settings(
-    values: Mapping[str, Given], *, file: ConfigFile | None, root: Path, paths: tuple[Path, ...]
+    values: Mapping[str, Given],
+    *,
+    file: ConfigFile | None,
+    root: Path,
+    paths: tuple[Path, ...],
 ) -> RunSettings:
     def value(name: str) -> Any:
         return values[name].value
@@ -150,6 +186,131 @@ def _run_settings(
         color=value("color"),
         origins={name: given.origin for name, given in values.items()},
     )
+
+
+# --- PostgreSQL ----------------------------------------------------------------------------------
+
+
+def caller_server(environ: Mapping[str, str]) -> tuple[ServerAddress, str] | None:
+    """Give the server that ``DATABASE_URL`` and ``PG*`` name, and the variable that decided.
+
+    None where they name none. Raises `UsageError` where they cannot be used.
+    """
+    try:
+        found = from_environment(environ)
+    except ValueError as error:
+        raise UsageError(str(error), remedy="correct the variable, or unset it") from error
+    return (_complete(found[0], environ), found[1]) if found else None
+
+
+def _postgres_settings(
+    values: Mapping[str, Given], environ: Mapping[str, str], *, is_callers: bool
+) -> PostgresSettings:
+    def value(name: str) -> Any:
+        return values[name].value
+
+    server, admin = value("postgres.url"), value("postgres.admin-url")
+    mode = server if isinstance(server, PostgresMode) else PostgresMode.URL
+    return PostgresSettings(
+        mode=PostgresMode.ENV if is_callers else mode,
+        url=None if isinstance(server, PostgresMode) else server,
+        admin_url=_complete(admin, environ) if admin else None,
+        scope=value("postgres.scope"),
+        env=value("postgres.env"),
+        patterns=value("postgres.patterns"),
+        protect=value("postgres.protect"),
+        keep_databases=value("keep-databases"),
+        databases=value("databases"),
+    )
+
+
+def _server(given: Given, layers: Sequence[Layer], environ: Mapping[str, str]) -> Given:
+    """Find the address of the server that is chosen, as far as it is one with an address."""
+    if given.value is PostgresMode.AUTO:
+        weaker = (layer["postgres.url"] for layer in layers if "postgres.url" in layer)
+        given = next((each for each in weaker if isinstance(each.value, ServerAddress)), given)
+    if isinstance(given.value, ServerAddress):
+        return replace(given, value=_complete(given.value, environ))
+    if given.value is not PostgresMode.ENV:
+        return given
+    found = caller_server(environ)
+    if found is None:
+        facts = []
+        if environ.get(DATABASE_URL):
+            facts.append(f"{DATABASE_URL} is set, but is no URL of a PostgreSQL server")
+        raise UsageError(
+            f"{given.origin.where}: env: neither {DATABASE_URL} nor PGHOST, PGPORT, PGUSER or "
+            "PGDATABASE names a PostgreSQL server",
+            facts=tuple(facts),
+            remedy=f"set {DATABASE_URL}=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or choose "
+            "auto: each example then gets a server of its own",
+        )
+    address, variable = found
+    origin = replace(given.origin, where=f"{given.origin.where}, {variable}")
+    return Given(value=address, origin=origin)
+
+
+def _complete(address: ServerAddress, environ: Mapping[str, str]) -> ServerAddress:
+    user = address.user or _user_name(environ)
+    return complete(address, user=user, exists=os.path.exists)
+
+
+def _user_name(environ: Mapping[str, str]) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # in a container that runs as a number
+        return environ.get("USER") or str(os.geteuid())
+
+
+def locate_templates(
+    definitions: Iterable[DatabaseDefinition], base: Path
+) -> tuple[tuple[DatabaseDefinition, ...], list[tuple[str, str]]]:
+    """Make the files of definitions absolute; gives with it, by name, what is wrong with them."""
+    located = []
+    problems = []
+    for definition in definitions:
+        files = tuple(_absolute(base, str(name)) for name in definition.template)
+        for name, file in zip(definition.template, files, strict=True):
+            if not _is_file(file):
+                wrong = "is no file" if os.path.lexists(file) else "does not exist"
+                problems.append((definition.name, f"{str(name)!r} {wrong}"))
+        located.append(replace(definition, template=files))
+    return tuple(located), problems
+
+
+def _with_templates(given: Given, file: ConfigFile) -> Given:
+    definitions, problems = locate_templates(given.value, file.file.parent)
+    if problems:
+        raise ConfigError(
+            "\n".join(
+                f"{file.place('databases', name, 'template')}: databases.{name}.template: {wrong}; "
+                f"accepted: files of SQL, relative to {file.file.name}"
+                for name, wrong in problems
+            )
+        )
+    return replace(given, value=definitions)
+
+
+def _check_placeholders(
+    values: Mapping[str, Given], overrides: Iterable[Override], file: ConfigFile
+) -> None:
+    """Refuse placeholders that nothing fills; raises `ConfigError`."""
+    databases = [*values["databases"].value]
+    for override in overrides:
+        databases += override.layer["databases"].value if "databases" in override.layer else ()
+    names = [each if isinstance(each, str) else each.name for each in databases]
+    known = (*PLACEHOLDERS, *dict.fromkeys(names))
+    problems = []
+    for variable, template in values["postgres.env"].value.items():
+        for name in placeholders(template):
+            if name not in known:
+                meant = suggestion(name, known) or f"; accepted: {', '.join(known)}"
+                place = file.place("postgres", "env", variable)
+                problems.append(f"{place}: postgres.env.{variable}: {{{name}}} is unknown{meant}")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 # --- paths ---------------------------------------------------------------------------------------
@@ -252,7 +413,7 @@ def _read_config(file: ConfigFile) -> tuple[dict[str, Given], tuple[Override, ..
         file.table,
         scope=Scope.CONFIG,
         source=Source.CONFIG,
-        locate=lambda key: (file.place(key), file.origin(key)),
+        locate=lambda *keys: (file.place(*keys), file.origin(*keys)),
         ignored=("overrides",),
     )
     listed = file.table.get("overrides", [])
@@ -279,9 +440,9 @@ def _read_override(
         table,
         scope=Scope.METADATA,
         source=Source.OVERRIDE,
-        locate=lambda key: (
-            file.place("overrides", index, key),
-            file.origin("overrides", index, key),
+        locate=lambda *keys: (
+            file.place("overrides", index, *keys),
+            file.origin("overrides", index, *keys),
         ),
         ignored=("match",),
     )

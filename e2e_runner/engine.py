@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import e2e_runner
 from e2e_runner import rundir
+from e2e_runner.addresses import without_application
 from e2e_runner.attempt import Attempt, by_hand
+from e2e_runner.databases import Databases
 from e2e_runner.errors import SetupError
 from e2e_runner.events import (
     Event,
@@ -23,6 +25,7 @@ from e2e_runner.events import (
     Interrupted,
     RunFinished,
     RunStarted,
+    Warned,
 )
 from e2e_runner.hints import Rule
 from e2e_runner.model import (
@@ -30,6 +33,7 @@ from e2e_runner.model import (
     Containment,
     Example,
     Plan,
+    PostgresMode,
     Result,
     RunInfo,
     RunSettings,
@@ -41,6 +45,7 @@ from e2e_runner.supervise.client import Supervisor
 from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.supervise.launch import Spawner
 from e2e_runner.verdict import exit_code, is_bad
+from e2e_runner.wants import definitions_of, postgres_words
 from e2e_runner.workspace import Workspaces
 
 _JOBS = 1  # lanes; each example has the machine to itself until isolation exists
@@ -96,6 +101,11 @@ class _Engine:
         self._load_rules = load_rules
         self._forbidden = tuple(re.compile(p, re.MULTILINE) for p in run.fail_on_output)
         self._environ = environ
+        self._withheld = without_application(
+            environ,
+            run.postgres,
+            [each for example in plan.examples for each in definitions_of(example)],
+        )
         self._tell = emit
         self._untold: list[Event] = []
         self._clock = time.monotonic
@@ -127,14 +137,18 @@ class _Engine:
 
     async def run(self, spawner: Spawner) -> int:
         """Run what the plan says; at least one example."""
-        started = time.time()
         stop = Stop()
+        # To the very end: a signal that comes late must not keep the report from being written.
+        with self._signals(stop):
+            return await self._run_to_the_end(spawner, stop)
+
+    async def _run_to_the_end(self, spawner: Spawner, stop: Stop) -> int:
+        started = time.time()
         for dead in rundir.dead_runs(self._run.state_dir):
             if dead.cgroup is not None:
                 reclaim_cgroup(dead.cgroup, dead.id)
             rundir.forget(self._run.state_dir, dead)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._signals(stop))
             run_dir = stack.enter_context(rundir.open_run(self._run.state_dir, new_run_id(started)))
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             stack.callback(os.close, null)
@@ -160,17 +174,27 @@ class _Engine:
                         )
                     )
                 )
-                around = Surroundings(
-                    run=self._run,
-                    info=info,
-                    workspaces=workspaces,
+                async with Databases(
+                    self._run,
+                    self._plan,
                     supervisor=supervisor,
-                    environ=self._environ,
-                    null=null,
+                    run_dir=run_dir,
+                    environ=self._withheld.environ,
                     stop=stop,
-                    clock=self._clock,
-                )
-                error = await self._run_all(around)
+                    warn=self._warn,
+                ) as databases:
+                    around = Surroundings(
+                        run=self._run,
+                        info=info,
+                        workspaces=workspaces,
+                        supervisor=supervisor,
+                        databases=databases,
+                        environ=self._withheld.environ,
+                        null=null,
+                        stop=stop,
+                        clock=self._clock,
+                    )
+                    error = await self._run_all(around)
         await asyncio.to_thread(rundir.prune, self._run.state_dir, self._run.keep_runs)
         code = exit_code(
             self._counts,
@@ -253,6 +277,9 @@ class _Engine:
         for each in untold:
             self._tell(each)
 
+    def _warn(self, message: str) -> None:
+        self._emit(Warned(at=self._at(), message=message))
+
     def _is_over(self, stop: Stop) -> bool:
         limit = 1 if self._run.fail_fast else self._run.max_fail
         return stop.signal is not None or (limit is not None and self._bad >= limit)
@@ -289,6 +316,8 @@ class _Engine:
             version=e2e_runner.__version__,
             processes=processes,
             containment_notes=notes,
+            postgres=postgres_words(self._plan, self._run.postgres),
+            withheld=() if self._run.postgres.mode is PostgresMode.ENV else self._withheld.names,
         )
 
     @contextlib.contextmanager

@@ -14,6 +14,7 @@ class Phase(StrEnum):
     """What an example is doing now."""
 
     WAITING_FOR_PORT = "waiting for port"
+    DATABASES = "preparing databases"
     COMPANIONS = "starting companions"
     RUNNING = "running"
     STARTING = "waiting until ready"

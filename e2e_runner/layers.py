@@ -13,6 +13,7 @@ from typing import Any
 
 from e2e_runner.kinds import Merge
 from e2e_runner.model import Origin, Source
+from e2e_runner.parsers import NestedError, UnknownKeyError
 from e2e_runner.settings import ENVIRONMENT_PREFIX, Scope, Setting, within
 from e2e_runner.text import one_line
 
@@ -33,6 +34,9 @@ class Given:
 
 
 Layer = Mapping[str, Given]  # what one source says: setting name -> value
+
+# The place of a value that some keys lead to: for a problem, and to keep as the origin.
+Locate = Callable[..., tuple[str, str]]
 
 
 def read_flags(flags: Mapping[str, object]) -> tuple[dict[str, Given], list[str]]:
@@ -99,31 +103,61 @@ def read_table(
     *,
     scope: Scope,
     source: Source,
-    locate: Callable[[str], tuple[str, str]],
+    locate: Locate,
     ignored: Sequence[str] = (),
 ) -> tuple[dict[str, Given], list[str]]:
     """Read a TOML table; returns the values and the problems found, each one line.
 
-    `locate` gives, for a key, the place to name in a problem and the place to keep as the origin.
+    `locate` gives, for the keys that lead to a value, the place to name in a problem and the place to
+    keep as the origin.
     """
     known = within(scope)
+    tables = {name.partition(".")[0] for name in known if "." in name} - known.keys()
     values: dict[str, Given] = {}
     problems: list[str] = []
-    for key, raw in table.items():
+    for path, raw in _entries(table, tables):
+        key = ".".join(path)
         if key in ignored:
             continue
-        shown, kept = locate(key)
         setting = known.get(key)
         if setting is None:
-            problems.append(f"{shown}: {one_line(key)}: {_unknown(key, scope, (*known, *ignored))}")
+            wrong = (
+                f"is not a table; accepted: {_listed(name for name in known if name.startswith(key))}"
+                if key in tables
+                else _unknown(key, scope, (*known, *ignored))
+            )
+            problems.append(f"{locate(*path)[0]}: {one_line(key)}: {wrong}")
             continue
         try:
             value = setting.kind.parse(raw)
         except ValueError as error:
-            problems.append(f"{shown}: {key}: {error}; accepted: {setting.kind.accepted}")
+            problems.append(_wrong(error, path, locate, setting))
             continue
-        values[key] = Given(value=value, origin=Origin(source=source, where=kept))
+        origin = Origin(source=source, where=locate(*path)[1])
+        values[key] = Given(value=value, origin=origin)
     return values, problems
+
+
+def _entries(
+    table: Mapping[str, object], tables: Iterable[str]
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Give the keys of a table, with those of the `tables` in it as paths of two."""
+    for key, raw in table.items():
+        if key in tables and isinstance(raw, dict):
+            yield from (((key, inner), value) for inner, value in raw.items())
+        else:
+            yield (key,), raw
+
+
+def _wrong(error: ValueError, path: tuple[str, ...], locate: Locate, setting: Setting) -> str:
+    accepted = setting.kind.accepted
+    if not isinstance(error, NestedError):
+        return f"{locate(*path)[0]}: {'.'.join(path)}: {error}; accepted: {accepted}"
+    path += error.path
+    hint = f"; accepted: {error.accepted or accepted}"
+    if isinstance(error, UnknownKeyError):
+        hint = suggestion(path[-1], error.known) or hint
+    return f"{locate(*path)[0]}: {one_line('.'.join(path))}: {error}{hint}"
 
 
 def _unknown(key: str, scope: Scope, known: Sequence[str]) -> str:
@@ -135,8 +169,12 @@ def _unknown(key: str, scope: Scope, known: Sequence[str]) -> str:
     flag = within(Scope.FLAG).get(dashed)
     if flag and dashed not in known:
         return f"is no key here: it is given on the command line, as {flag.flags[-1]}"
-    accepted = f"; accepted: {', '.join(sorted(known))}"
+    accepted = f"; accepted: {_listed(known)}"
     return f"unknown key{suggestion(key, known) or accepted}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

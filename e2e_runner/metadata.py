@@ -118,8 +118,8 @@ def _read_block(block: Block, path: str) -> Metadata:
         line = offset + document.line("tool", "e2e-run")
         return _broken(f"{path}:{line}: tool.e2e-run: is not a table; accepted: a table")
 
-    def locate(key: str) -> tuple[str, str]:
-        place = f"{path}:{offset + document.line('tool', 'e2e-run', key)}"
+    def locate(*keys: str) -> tuple[str, str]:
+        place = f"{path}:{offset + document.line('tool', 'e2e-run', *keys)}"
         return place, place
 
     layer, problems = read_table(table, scope=Scope.METADATA, source=Source.METADATA, locate=locate)

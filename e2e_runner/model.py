@@ -71,6 +71,99 @@ class LogProbe:
 Probe = HttpProbe | TcpProbe | LogProbe
 
 
+# --- PostgreSQL ----------------------------------------------------------------------------------
+
+
+class PostgresMode(StrEnum):
+    """Which PostgreSQL server the examples get."""
+
+    AUTO = "auto"  # the one whose URL e2e-run was given, else an embedded one
+    EMBEDDED = "embedded"
+    ENV = "env"  # the one that DATABASE_URL and PG* of the caller name
+    OFF = "off"
+    URL = "url"  # the one whose URL was given
+
+
+class PostgresScope(StrEnum):
+    """How far an embedded server reaches."""
+
+    EXAMPLE = "example"
+    RUN = "run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAddress:
+    """Where a PostgreSQL server is, and who asks."""
+
+    host: str  # a name, an IP address, or the folder of a Unix socket
+    port: int
+    user: str
+    password: str | None = field(repr=False)
+    database: str
+    options: Mapping[str, str] = field(default_factory=dict)  # as in {"sslmode": "require"}
+
+    def __str__(self) -> str:
+        """Name the server without its password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.user}@{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseDefinition:
+    """A named database that each attempt gets: ``[tool.e2e-run.databases]``."""
+
+    name: str  # the key in the table
+    env: tuple[str, ...] = ()  # variables that hold the database's name
+    suffix: str | None = None  # of the database's name; None: none for the first, else _NAME
+    template: tuple[Path, ...] = ()  # absolute files of SQL that fill it, in order
+    command: tuple[str, ...] = ()  # a command that fills it, run in the root, after the files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresSettings:
+    """What was said of PostgreSQL for the whole run."""
+
+    mode: PostgresMode = PostgresMode.AUTO
+    url: ServerAddress | None = None  # given to e2e-run, not to the application
+    admin_url: ServerAddress | None = None  # past a pooler, with the right to create and drop
+    scope: PostgresScope = PostgresScope.EXAMPLE
+    env: Mapping[str, str] = field(default_factory=dict)  # NAME -> "{host}:{port}"
+    patterns: tuple[str, ...] = ()  # of names that `sweep-dbs` may drop
+    protect: tuple[str, ...] = ()  # of names that it never drops
+    keep_databases: bool = False  # those of examples that failed
+    databases: tuple[DatabaseDefinition, ...] = ()  # of the configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseFacts:
+    """A database as a survey of its server saw it."""
+
+    oid: int
+    name: str
+    owner: str
+    is_template: bool = False
+    allows_connections: bool = True
+    half_dropped: bool = False  # a DROP DATABASE was broken off: it can only be dropped
+    kept: bool = False  # left there on purpose, by --keep-databases
+    sessions: int = 0
+    slots: tuple[str, ...] = ()  # names of replication slots
+    subscriptions: tuple[str, ...] = ()
+    prepared: int = 0  # prepared transactions
+    size: int | None = None  # bytes; None: not for this user to know
+    age: float | None = None  # seconds since it was created; None: not to be known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """A server's databases, and what tells whether they are in use, seen at one moment."""
+
+    databases: tuple[DatabaseFacts, ...]
+    leases: frozenset[int]  # keys of the advisory locks that are held, see `dbnames.lease_key`
+    roles: tuple[str, ...]  # those whose names e2e-run makes
+    now: float  # the server's clock, in seconds since the epoch
+    busy: frozenset[str] = frozenset()  # tokens of runs whose roles or databases have sessions
+
+
 # --- settings ------------------------------------------------------------------------------------
 
 
@@ -152,6 +245,7 @@ class RunSettings:
     verbose: int
     quiet: bool
     color: Color
+    postgres: PostgresSettings = field(default_factory=PostgresSettings)
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
@@ -172,6 +266,8 @@ class ExampleSettings:
     skip: str | None  # the reason
     expect_exit: int
     interpreter: tuple[str, ...]  # the command that the script is handed to
+    postgres: bool | None = None  # whether it wants PostgreSQL; None: as its source says
+    databases: tuple[DatabaseDefinition, ...] = ()  # those that it gets
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
@@ -196,6 +292,7 @@ class Example:
     found_ports: tuple[int, ...] = ()  # literals in the source: taken ones only warn
     problems: tuple[Problem, ...] = ()  # not empty: fails with cause `bad-metadata`, unstarted
     companions: tuple["Example", ...] = ()  # what `needs` names, in order
+    found_postgres: str = ""  # what in the source wants PostgreSQL, as in "imports asyncpg"
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -286,7 +383,21 @@ class LeakedPort:
     owner: str = ""  # in words
 
 
-Leak = LeakedProcess | LeakedPort
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeakedDatabase:
+    """A database that outlived its script.
+
+    `doubt` says why it may be somebody else's; it is empty when that is out of the question.
+    `kept` says why it was not dropped; it is empty when it was.
+    """
+
+    name: str
+    owner: str = ""
+    doubt: str = ""
+    kept: str = ""
+
+
+Leak = LeakedProcess | LeakedPort | LeakedDatabase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,3 +439,5 @@ class RunInfo:
     processes: Containment | None  # None: nothing was selected, so nothing was set up
     containment_notes: tuple[str, ...] = ()  # why a better tier is not in force
     network: str = "host"
+    postgres: str = ""  # in words, what examples that want PostgreSQL get; empty: none wants it
+    withheld: tuple[str, ...] = ()  # variables of the caller that no example is handed

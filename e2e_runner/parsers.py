@@ -7,15 +7,43 @@ and returns the value, or raises `ValueError` with one clause that says what is 
 import math
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from e2e_runner.model import HttpProbe, LogProbe, Probe, ReportFormat, TcpProbe
+from e2e_runner.addresses import PLACEHOLDERS, is_postgres_url, parse_url, placeholders
+from e2e_runner.model import (
+    DatabaseDefinition,
+    HttpProbe,
+    LogProbe,
+    PostgresMode,
+    Probe,
+    ReportFormat,
+    ServerAddress,
+    TcpProbe,
+)
 
 Parser = Callable[[object], Any]
 
 MAX_PORT = 65535
 _LONGEST_DURATION = 366 * 86400.0
 _SHOWN = 60  # characters of a rejected value that a message quotes
+
+
+class NestedError(ValueError):
+    """What is wrong inside a table; `path` leads from the setting to the key."""
+
+    def __init__(self, path: tuple[str, ...], message: str, *, accepted: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.accepted = accepted  # other than for the whole setting
+
+
+class UnknownKeyError(NestedError):
+    """A key of a table that means nothing; `known` are those that do."""
+
+    def __init__(self, path: tuple[str, ...], known: Iterable[str]) -> None:
+        self.known = tuple(known)
+        super().__init__(path, "unknown key", accepted=", ".join(self.known))
 
 
 def quoted(value: object) -> str:
@@ -329,3 +357,152 @@ def parse_probe(value: object) -> Probe:
     if port is None or parts.path not in {"", "/"} or parts.query or parts.username is not None:
         raise ValueError(f"{quoted(text)} is not tcp://HOST:PORT")
     return TcpProbe(host=host, port=port)
+
+
+# --- PostgreSQL ----------------------------------------------------------------------------------
+
+_DATABASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*", re.ASCII)
+_SUFFIX = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
+_LONGEST_SUFFIX = 24  # bytes that the name of an attempt leaves free of PostgreSQL's 63
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_SHORTEST_PREFIX = 4
+_DEFINITION = ("command", "env", "suffix", "template")  # the keys
+_MODES = {mode.value: mode for mode in PostgresMode if mode is not PostgresMode.URL}
+
+
+def parse_server(value: object) -> PostgresMode | ServerAddress:
+    """Read which server examples get. No message quotes what may hold a password."""
+    text = value.strip() if isinstance(value, str) else ""
+    if mode := _MODES.get(text.lower()):
+        return mode
+    if is_postgres_url(text):
+        return parse_url(text)
+    shown = quoted(text) if re.fullmatch(r"[\w-]+", text) else "this"
+    raise ValueError(f"{shown} is neither one of the names nor a URL of a PostgreSQL server")
+
+
+def parse_server_url(value: object) -> ServerAddress:
+    """Read the URL of a server. No message quotes it: it may hold a password."""
+    return parse_url(value.strip() if isinstance(value, str) else "")
+
+
+def parse_wants_postgres(value: object) -> bool:
+    """Read a truth value; a table in its place is not quoted, for it may hold a password."""
+    if isinstance(value, dict):
+        raise ValueError(  # noqa: TRY004 - parsers raise one type
+            "a table stands where true or false belongs: the server is a setting of the whole run"
+        )
+    return parse_flag(value)
+
+
+def parse_database_pattern(value: object) -> str:
+    """Read which databases may be dropped: a literal beginning, or a glob when it has a star."""
+    text = parse_text(value)
+    if "*" not in text and len(text) < _SHORTEST_PREFIX:
+        raise ValueError(f"{quoted(text)} is too short: too many names begin so")
+    if not text.strip("*"):
+        raise ValueError(f"{quoted(text)} matches every database")
+    return text
+
+
+def parse_templates(value: object) -> dict[str, str]:
+    """Read variables whose values have placeholders; only their form is checked."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{quoted(value)} is not a table")  # noqa: TRY004 - parsers raise one type
+    result = parse_environment(value)
+    for name, template in result.items():
+        try:
+            placeholders(template)
+        except ValueError as error:
+            raise NestedError((name,), f"{error}") from error
+    return result
+
+
+def parse_databases(value: object) -> tuple[DatabaseDefinition, ...]:
+    """Read a table of databases. Paths stay as written; no two share a suffix or a variable."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{quoted(value)} is not a table")  # noqa: TRY004 - parsers raise one type
+    found: list[DatabaseDefinition] = []
+    for name, table in value.items():
+        definition = _definition(name, table)
+        for at, other in enumerate(found):
+            if _suffix(definition, len(found)) == _suffix(other, at):
+                raise NestedError(
+                    (name,), f"its name would be that of {other.name}: the same suffix"
+                )
+            for variable in definition.env:
+                if variable in other.env:
+                    raise NestedError((name, "env"), f"{variable} is given by {other.name} already")
+        found.append(definition)
+    return tuple(found)
+
+
+def parse_wanted_databases(
+    value: object,
+) -> tuple[DatabaseDefinition, ...] | tuple[str, ...]:
+    """Read names of databases, or a table that defines them."""
+    if isinstance(value, dict):
+        return parse_databases(value)
+    names = _unique(parse_name(item) for item in _items(value))
+    for name in names:
+        _check_database(name, (name,))
+    return names
+
+
+def _suffix(definition: DatabaseDefinition, index: int) -> str:
+    if definition.suffix is None:
+        return f"_{definition.name}" if index else ""
+    return definition.suffix
+
+
+def _definition(name: str, table: object) -> DatabaseDefinition:
+    _check_database(name, (name,))
+    if not isinstance(table, dict):
+        raise NestedError((name,), f"{quoted(table)} is not a table")
+    for key in table:
+        if key not in _DEFINITION:
+            raise UnknownKeyError((name, key), _DEFINITION)
+
+    def read(key: str, parse: Parser, absent: Any) -> Any:
+        try:
+            return parse(table[key]) if key in table else absent
+        except ValueError as error:
+            raise NestedError((name, key), str(error)) from error
+
+    return DatabaseDefinition(
+        name=name,
+        env=read("env", list_of(_parse_variable), ()),
+        suffix=read("suffix", _parse_suffix, None),
+        template=tuple(map(Path, read("template", list_of(parse_name), ()))),
+        command=read("command", parse_command, ()),
+    )
+
+
+def _check_database(name: str, path: tuple[str, ...]) -> None:
+    if not _DATABASE.fullmatch(name) or len(name) >= _LONGEST_SUFFIX:
+        raise NestedError(
+            path,
+            f"{quoted(name)} is no name for a database",
+            accepted=f"up to {_LONGEST_SUFFIX - 1} ASCII letters, digits, _ and -",
+        )
+    if name in PLACEHOLDERS:
+        raise NestedError(
+            path,
+            f"{quoted(name)} is a placeholder of its own in `postgres.env`: choose another name",
+        )
+
+
+def _parse_suffix(value: object) -> str:
+    text = parse_text(value)
+    if not _SUFFIX.fullmatch(text) or len(text) > _LONGEST_SUFFIX:
+        raise ValueError(
+            f"{quoted(text)} is no suffix of up to {_LONGEST_SUFFIX} ASCII letters, digits, _ and -"
+        )
+    return text
+
+
+def _parse_variable(value: object) -> str:
+    text = parse_name(value)
+    if not _VARIABLE.fullmatch(text):
+        raise ValueError(f"{quoted(text)} is not a name of an environment variable")
+    return text

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_runner import ports
+from e2e_runner.databases import Databases
 from e2e_runner.logs import Log
 from e2e_runner.model import Example, RunInfo, RunSettings
 from e2e_runner.stop import Stop
@@ -32,16 +33,21 @@ class Surroundings:
     info: RunInfo
     workspaces: Workspaces
     supervisor: Supervisor
-    environ: Mapping[str, str]  # the caller's
+    databases: Databases
+    environ: Mapping[str, str]  # the caller's, without what leads to the application's databases
     null: int  # descriptor of /dev/null
     stop: Stop
     clock: Callable[[], float]  # monotonic seconds
 
 
 def child_environment(
-    environ: Mapping[str, str], example: Example, info: RunInfo, scratch: Path
+    environ: Mapping[str, str],
+    example: Example,
+    info: RunInfo,
+    scratch: Path,
+    given: Mapping[str, str],
 ) -> dict[str, str]:
-    """Compose the environment of a script; what its settings say wins."""
+    """Compose the environment of a script; `given` tells of its databases, its settings win."""
     env = dict(environ)
     env.setdefault("PYTHONUNBUFFERED", "1")
     env.setdefault("MPLBACKEND", "Agg")
@@ -51,6 +57,7 @@ def child_environment(
     env["E2E_RUN_EXAMPLE"] = example.path
     # With the id, this proves to a later run of the same project that a leftover is its own.
     env["E2E_RUN_PROJECT"] = str(info.root)
+    env.update(given)
     env.update(example.settings.env)
     return env
 
@@ -192,13 +199,14 @@ async def started(
     example: Example,
     around: Surroundings,
     *,
+    given: Mapping[str, str],
     suffix: str = LOG_SUFFIX,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Script]:
     """Start a script, and see to it that nothing of it is left after the block but its logs.
 
-    `suffix` completes the name of its log; `meanwhile` is called as soon as it is on its way. Raises
-    StartError, SupervisionLost, and OSError when a log or the temporary folder cannot be made.
+    `given` are the variables that tell it of its databases; `suffix` completes the name of its log;
+    `meanwhile` is called as soon as it is on its way. Raises StartError, SupervisionLost, and OSError when a log or the temporary folder cannot be made.
     """
     settings = example.settings
     workspace = around.workspaces.take(example.path, suffix)
@@ -213,7 +221,9 @@ async def started(
         child, at = await around.supervisor.start(
             Command(
                 argv=example.argv,
-                env=child_environment(around.environ, example, around.info, workspace.scratch),
+                env=child_environment(
+                    around.environ, example, around.info, workspace.scratch, given
+                ),
                 cwd=settings.cwd,
                 stdin=stdin,
                 stdout=workspace.logs[0].fd,

@@ -4,6 +4,7 @@ The options of the command line, the environment variables, the checks of config
 and the reference in the README are all made from `SETTINGS`.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,7 +12,14 @@ from typing import Any
 
 from e2e_runner import kinds
 from e2e_runner.kinds import Kind
-from e2e_runner.model import Capture, Color, Containment, OnPortConflict
+from e2e_runner.model import (
+    Capture,
+    Color,
+    Containment,
+    OnPortConflict,
+    PostgresMode,
+    PostgresScope,
+)
 
 ENVIRONMENT_PREFIX = "E2E_RUN_"
 
@@ -27,7 +35,11 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One setting. `help` is one sentence; `default_text` says a default that is no plain value."""
+    """One setting. `help` is one sentence; `default_text` says a default that is no plain value.
+
+    A dot in the name stands for a table in the configuration: ``postgres.url`` is the key ``url`` of
+    ``[tool.e2e-run.postgres]``. `outside` is the name in flags and variables where it is another.
+    """
 
     name: str
     kind: Kind
@@ -36,11 +48,12 @@ class Setting:
     default: Any = None
     default_text: str = ""
     flags: tuple[str, ...] = ()
+    outside: str = ""
 
     @property
     def parameter(self) -> str:
         """The name as a Python identifier: the key in the mapping of flags."""
-        return self.name.replace("-", "_")
+        return re.sub(r"[-.]", "_", self.outside or self.name)
 
     @property
     def variable(self) -> str:
@@ -62,7 +75,8 @@ def _setting(name: str, kind: Kind, help_: str, *scopes: Scope, **more: Any) -> 
     return Setting(name=name, kind=kind, help=help_, scopes=frozenset(scopes), **more)
 
 
-# Settings of the whole run: the fields of `RunSettings`, `config` and `skip-websocket`.
+# Settings of the whole run: the fields of `RunSettings` and of its `PostgresSettings`, `config` and
+# `skip-websocket`.
 RUN_SETTINGS = (
     _setting(
         "config",
@@ -270,6 +284,71 @@ RUN_SETTINGS = (
         default=False,
     ),
     _setting(
+        "postgres.url",
+        kinds.SERVER,
+        "Chooses the PostgreSQL server of examples that want one: one of e2e-run's own (embedded), "
+        "the one that DATABASE_URL and PG* name (env), none (off), or that of a URL.",
+        *(_F, _E, _C),
+        flags=("--postgres",),
+        outside="postgres",
+        default=PostgresMode.AUTO,
+        default_text="auto: the URL given by flag, variable or config, else embedded",
+    ),
+    _setting(
+        "postgres.admin-url",
+        kinds.SERVER_URL,
+        "Names the server and a user for creating and dropping databases, past a pooler.",
+        *(_E, _C),
+        default_text="the same as for examples",
+    ),
+    _setting(
+        "postgres.scope",
+        kinds.one_of(PostgresScope, PostgresScope),
+        "Gives each example an embedded server of its own, or the whole run one.",
+        *(_E, _C),
+        default=PostgresScope.EXAMPLE,
+    ),
+    _setting(
+        "postgres.env",
+        kinds.TEMPLATES,
+        "Sets the variables in which the application looks for its server.",
+        _C,
+        default={},
+        default_text="none",
+    ),
+    _setting(
+        "postgres.patterns",
+        kinds.DATABASE_PATTERNS,
+        "Names the databases that `sweep-dbs` may drop, besides those that e2e-run makes.",
+        _C,
+        default=(),
+        default_text="none",
+    ),
+    _setting(
+        "postgres.protect",
+        kinds.PROTECTED,
+        "Names the databases that are never dropped.",
+        _C,
+        default=(),
+        default_text="postgres and the templates, always",
+    ),
+    _setting(
+        "keep-databases",
+        kinds.FLAG,
+        "Keeps the databases of examples that are not ok, and prints their addresses.",
+        *(_F, _E, _C),
+        flags=("--keep-databases",),
+        default=False,
+    ),
+    _setting(
+        "databases",
+        kinds.DATABASES,
+        "Defines the databases that are made for each attempt of an example.",
+        _C,
+        default=(),
+        default_text="one without a name",
+    ),
+    _setting(
         "color",
         kinds.one_of(Color, Color),
         "Chooses when colours are used.",
@@ -381,6 +460,20 @@ EXAMPLE_SETTINGS = (
         "Hands the script to this command.",
         _M,
         default_text="by the suffix",
+    ),
+    _setting(
+        "postgres",
+        kinds.WANTS_POSTGRES,
+        "Says whether the example wants PostgreSQL, whatever its source looks like.",
+        _M,
+        default_text="as its databases and its source say",
+    ),
+    _setting(
+        "databases",
+        kinds.WANTED_DATABASES,
+        "Names or defines the databases that are made for the example.",
+        _M,
+        default_text="all that the configuration defines",
     ),
 )
 

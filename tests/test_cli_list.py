@@ -95,6 +95,34 @@ def test_verbose_shows_every_setting_with_its_origin(project: Path) -> None:
         assert line in result.stdout.splitlines()
 
 
+def test_who_wants_postgres_and_why_without_a_password(project: Path) -> None:
+    (project / "examples" / "example_orders.py").write_text("import asyncpg\nprint(asyncpg)\n")
+    (project / "e2e-run.toml").write_text(
+        "[postgres]\nurl = 'postgresql://u:s3cr3t@db/x'\nadmin-url = 'postgresql://r:s3cr3t@db/x'\n"
+        "env = { DB_URL = '{url}' }\n[databases]\norm = {}\nohlcv = {}\n"
+    )
+    script = "examples/example_orders.py"
+    result = _list("-v", script)
+    for line in (
+        "      postgres.url = postgresql://u@db:5432/x  (config: e2e-run.toml:2)",
+        "      postgres.admin-url = postgresql://r@db:5432/x  (config: e2e-run.toml:3)",
+        "      postgres.env = DB_URL={url}  (config: e2e-run.toml:4)",
+        "      databases = orm, ohlcv  (config: e2e-run.toml:5)",
+        f"  {script}  60s; PostgreSQL: orm ohlcv",
+        "      wants PostgreSQL: the configuration defines databases",
+        "      postgres = as its databases and its source say  (default)",
+    ):
+        assert line in result.stdout.splitlines()
+    document = json.loads(_list("-v", "--json", script).stdout)
+    (example,) = document["examples"]
+    assert (example["postgres"], example["databases"]) == (
+        "the configuration defines databases",
+        ["orm", "ohlcv"],
+    )
+    assert document["settings"]["postgres.url"]["value"] == "postgresql://u@db:5432/x"
+    assert "s3cr3t" not in result.output + json.dumps(document)
+
+
 def test_json(project: Path) -> None:
     result = _list("--json", "--only", "slow", "--python", sys.executable)
     document = json.loads(result.stdout)
@@ -112,6 +140,8 @@ def test_json(project: Path) -> None:
         "serve": None,
         "needs": [],
         "expect_exit": 0,
+        "postgres": None,
+        "databases": [],
         "problems": [],
     }
     (ticker,) = document.pop("deselected")
@@ -216,7 +246,7 @@ def test_help_shows_units_and_defaults() -> None:
     assert "--report FORMAT=PATH Writes a report: json, jsonl or junit. [default: none]" in lines
     assert any(line.startswith("--on-port-conflict fail|wait|skip") for line in lines)
     assert any(line.startswith("-x, --fail-fast ") for line in lines)
-    for later in ("--jobs", "--retries", "--shard", "--postgres", "--last-failed"):
+    for later in ("--jobs", "--retries", "--shard", "--last-failed"):
         assert later not in text
 
 

@@ -9,10 +9,15 @@ from e2e_runner.errors import ConfigError, NothingSelected, UsageError
 from e2e_runner.model import (
     Color,
     Containment,
+    DatabaseDefinition,
     OnPortConflict,
     Origin,
+    PostgresMode,
+    PostgresScope,
+    PostgresSettings,
     ReportFormat,
     ReportTarget,
+    ServerAddress,
     Source,
 )
 
@@ -378,3 +383,169 @@ def test_a_named_interpreter_must_be_one(project: Path) -> None:
     _config(project, "\npython = 'no-such-python'\n", "e2e-run.toml")
     with pytest.raises(UsageError, match=r"^e2e-run\.toml:2: there is no interpreter"):
         _resolve(project)
+
+
+# --- PostgreSQL ----------------------------------------------------------------------------------
+
+POSTGRES = """\
+[tool.e2e-run]
+keep-databases = true
+[tool.e2e-run.postgres]
+url = "postgresql://maria:pw@db/shop"
+admin-url = "postgresql://root@db:5433/postgres"
+scope = "run"
+env = { DB_HOST = "{host}", DB_NAMES = "{orm} {{x}}" }
+patterns = ["shop_test_*"]
+protect = ["shop"]
+[tool.e2e-run.databases]
+orm = { env = "DB_NAME", template = "sql/orm.sql" }
+ohlcv = {}
+"""
+
+
+def _server(host: str = "db", user: str = "maria", **more: object) -> ServerAddress:
+    given: dict[str, object] = {"host": host, "port": 5432, "user": user, "password": None}
+    return ServerAddress(**{**given, "database": user, **more})  # type: ignore[arg-type]
+
+
+def test_without_a_word_of_postgres_it_is_embedded_and_the_caller_has_no_say(project: Path) -> None:
+    caller = {"DATABASE_URL": "postgresql://prod", "PGHOST": "prod", "PGSERVICE": "prod"}
+    assert _resolve(project, environ=caller).run.postgres == PostgresSettings()
+
+
+def test_all_of_postgres_in_the_configuration(project: Path) -> None:
+    _config(project, POSTGRES)
+    (project / "sql").mkdir()
+    (project / "sql" / "orm.sql").write_text("")
+    run = _resolve(project).run
+    assert run.postgres == PostgresSettings(
+        mode=PostgresMode.URL,
+        url=_server(database="shop", password="pw"),  # noqa: S106 - of no server
+        admin_url=_server(user="root", port=5433, database="postgres"),
+        scope=PostgresScope.RUN,
+        env={"DB_HOST": "{host}", "DB_NAMES": "{orm} {{x}}"},
+        patterns=("shop_test_*",),
+        protect=("shop",),
+        keep_databases=True,
+        databases=(
+            DatabaseDefinition(
+                name="orm", env=("DB_NAME",), template=(project / "sql" / "orm.sql",)
+            ),
+            DatabaseDefinition(name="ohlcv"),
+        ),
+    )
+    assert run.origins["postgres.scope"].where == "pyproject.toml:6"
+    assert "pw" not in repr(run)
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "config", "expected"),
+    [
+        (None, "", "", "auto"),
+        (None, "", "postgres://db", "url db"),
+        (None, "postgres://other", "postgres://db", "url other"),
+        ("postgres://third", "embedded", "off", "url third"),
+        ("embedded", "postgres://other", "", "embedded"),
+        ("off", "", "postgres://db", "off"),
+        ("auto", "", "postgres://db", "url db"),  # auto is the URL that e2e-run was given
+        ("auto", "off", "embedded", "auto"),
+        ("env", "", "postgres://db", "env prod"),
+        (None, "", "env", "env prod"),
+    ],
+)
+def test_which_server(
+    project: Path, flag: str | None, variable: str, config: str, expected: str
+) -> None:
+    _config(project, f"[tool.e2e-run.postgres]\nurl = '{config}'\n" if config else "")
+    environ = {"E2E_RUN_POSTGRES": variable, "DATABASE_URL": "postgres://prod"}
+    postgres = _resolve(project, environ=environ, postgres=flag).run.postgres
+    assert (
+        f"{postgres.mode} {postgres.url.host}" if postgres.url else postgres.mode.value
+    ) == expected
+
+
+def test_the_variable_that_decided_is_named(project: Path) -> None:
+    origins = _resolve(project, environ={"PGHOST": "db"}, postgres="env").run.origins
+    assert origins["postgres.url"] == Origin(source=Source.FLAG, where="--postgres, PGHOST")
+
+
+def test_variables_that_name_no_server_are_an_error_with_a_remedy(project: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--postgres: env: neither DATABASE_URL") as caught:
+        _resolve(project, environ={"DATABASE_URL": "sqlite:///x"}, postgres="env")
+    assert caught.value.facts == ("DATABASE_URL is set, but is no URL of a PostgreSQL server",)
+    assert "auto" in caught.value.remedy
+    with pytest.raises(UsageError, match=r"^PGSERVICE is set"):
+        _resolve(project, environ={"PGSERVICE": "x", "E2E_RUN_POSTGRES": "env"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[tool.e2e-run]\npostgres = 'embedded'",
+            (
+                "pyproject.toml:2: postgres: is not a table; accepted: postgres.admin-url, postgres.env, "
+                "postgres.patterns, postgres.protect, postgres.scope, postgres.url"
+            ),
+        ),
+        (
+            "[tool.e2e-run.postgres]\n\nurll = 'x'",
+            ("pyproject.toml:3: postgres.urll: unknown key; did you mean postgres.url?"),
+        ),
+        (
+            "[tool.e2e-run.postgres]\nurl = 'postgres://u:pw@db:x'",
+            (
+                "pyproject.toml:2: postgres.url: its port is no number from 1 to 65535; a %, /, :, ?, # or "
+                "@ in a name or password is written %25, %2F, %3A, %3F, %23 or %40; accepted: auto, "
+                "embedded, env, off or postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+            ),
+        ),
+        (
+            "[tool.e2e-run.postgres]\nenv = { A = '{hots}' }",
+            ("pyproject.toml:2: postgres.env.A: {hots} is unknown; did you mean host?"),
+        ),
+        (
+            "[tool.e2e-run.postgres.env]\nB = 'x'\nA = '{}'",
+            (
+                "pyproject.toml:3: postgres.env.A: a placeholder is {NAME}; a literal brace is doubled; "
+                "accepted: NAME = VALUE with {host}, {port}, {user}, {password}, {database}, {url} and "
+                "the names of databases in braces"
+            ),
+        ),
+        (
+            "[tool.e2e-run.databases.orm]\nenv = 'A'\nsufix = 'x'",
+            ("pyproject.toml:3: databases.orm.sufix: unknown key; did you mean suffix?"),
+        ),
+        (
+            "[tool.e2e-run.databases]\norm = { template = ['x.sql'] }",
+            (
+                "pyproject.toml:2: databases.orm.template: 'x.sql' does not exist; accepted: files of SQL, "
+                "relative to pyproject.toml"
+            ),
+        ),
+        (
+            "[tool.e2e-run]\ndatabases = ['orm']",
+            (
+                "pyproject.toml:2: databases: ['orm'] is not a table; accepted: a table of databases, each "
+                "with env (a variable or a list of them), suffix, template (a file of SQL or a list of "
+                "them) and command, all optional"
+            ),
+        ),
+    ],
+)
+def test_what_is_wrong_with_postgres_names_the_place(
+    project: Path, text: str, message: str
+) -> None:
+    _config(project, text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        _resolve(project)
+    assert str(caught.value) == message
+
+
+def test_overrides_may_name_what_a_template_uses(project: Path) -> None:
+    _config(
+        project,
+        "[tool.e2e-run.postgres]\nenv = { A = '{orm}' }\n"
+        "[[tool.e2e-run.overrides]]\nmatch = '*.py'\ndatabases = ['orm']\n",
+    )
+    assert _resolve(project).run.postgres.env == {"A": "{orm}"}

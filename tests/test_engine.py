@@ -103,11 +103,11 @@ def test_an_error_of_our_own_loses_no_result(root: Path) -> None:
     for name in ("one.sh", "two.sh"):
         (root / name).write_text("exit 0\n")
     seen: list[Event] = []
-    # No environment can hold a number: composing it for the script is what fails.
-    wrong: Any = {"PATH": os.environ["PATH"], "NUMBER": 5}
+    # No environment can hold half a surrogate: encoding it for the script is what fails.
+    wrong = {"PATH": os.environ["PATH"], "HALF": "\ud800"}
     with pytest.raises(ExceptionGroup, match="unhandled errors") as caught:
         run(root, environ=wrong, emit=seen.append)
-    assert caught.group_contains(TypeError)
+    assert caught.group_contains(UnicodeEncodeError)
     assert results(seen) == {"one.sh": Status.NOT_RUN, "two.sh": Status.NOT_RUN}
     assert isinstance(seen[-1], RunFinished)
     assert seen[-1].exit_code == 70
@@ -160,6 +160,7 @@ def test_a_run_sees_to_the_remains_of_a_dead_one(root: Path) -> None:
     with open_run(state, "20200101-000000-dead00") as dead:
         record = (dead.folder / ".run" / "record.json").read_text()
     dead.scratch.mkdir()
+    dead.mark_folder(dead.scratch)
     (dead.folder / ".run" / "record.json").write_text(record)
     assert [found.id for found in dead_runs(state)] == [dead.id]
     (root / "one.sh").write_text("exit 0\n")

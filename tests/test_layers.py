@@ -16,21 +16,26 @@ ROOT = "e2e_runner"
 # A part is a module of the package, or a whole package in it.
 VOCABULARY = {"errors", "events", "model", "text"}
 DECISIONS = {
-    *("config", "config_file", "discovery", "globs", "hints", "kinds", "layers", "metadata"),
-    *("parsers", "settings", "state", "toml_lines", "verdict"),
+    *("addresses", "config", "config_file", "dbnames", "discovery", "globs", "hints", "kinds"),
+    *("layers", "metadata", "parsers", "settings", "state", "sweep_plan", "toml_lines", "verdict"),
+    "wants",
 }
 # Each talks to one outside thing. What lies on the disk for a run is one of them, in three modules.
 ADAPTERS = (
     {"supervise"},
     {"ports"},
+    {"postgres"},
     {"probes"},
     {"logs", "rundir", "workspace"},
 )
-ORCHESTRATION = {"attempt", "engine", "preflight", "script", "stop"}
+ORCHESTRATION = {
+    *("attempt", "databases", "embedded", "engine", "fresh_cluster", "kept_cluster", "preflight"),
+    *("programs", "script", "serve_postgres", "server_host", "stop", "sweep"),
+}
 PRESENTATION = {"report"}
 COMMAND_LINE = {"__main__", "cli"}
 TOOLS = {"docs"}  # run by hand, imported by nothing
-SHARED = {"trees"}  # the standard library alone, for the spawner process too
+SHARED = {"segments", "trees"}  # the standard library alone, for the spawner process too
 VERSION = {"__init__"}  # `e2e_runner` itself: a version, which everything may read
 
 ALL_PARTS = VOCABULARY.union(
@@ -44,14 +49,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(DECISIONS, VOCABULARY | DECISIONS),
     **{part: set() for part in SHARED},
     **{part: VOCABULARY | SHARED | adapter for adapter in ADAPTERS for part in adapter},
-    **dict.fromkeys(ORCHESTRATION, INSIDE),
-    **dict.fromkeys(PRESENTATION, VOCABULARY | PRESENTATION | {"state", "verdict"}),
+    "postgres": VOCABULARY | SHARED | {"addresses", "dbnames", "postgres", "sweep_plan"},
+    **dict.fromkeys(ORCHESTRATION, INSIDE | SHARED),
+    **dict.fromkeys(PRESENTATION, VOCABULARY | PRESENTATION | {"state", "sweep_plan", "verdict"}),
     **dict.fromkeys(COMMAND_LINE, INSIDE | PRESENTATION | COMMAND_LINE),
     **dict.fromkeys(TOOLS, VOCABULARY | DECISIONS),
 }
 
 # A library that is not Python's own speaks to one outside thing, so it has one place.
 LIBRARIES = {
+    "asyncpg": {"postgres"},
     "click": COMMAND_LINE,
     "httpx": {"probes"},
     "psutil": {"ports", "supervise"},

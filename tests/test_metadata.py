@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -95,13 +96,13 @@ def test_every_problem_is_told_at_once() -> None:
             "accepted: a duration such as 90, 90s, 1m30s, 500ms or 1h, above 0"
         ),
         (
-            "examples/x.py:6: jobs: unknown key; accepted: args, cwd, env, expect-exit, grace, "
-            "interpreter, needs, ports, serve, skip, stdin, tags, timeout"
+            "examples/x.py:6: jobs: unknown key; accepted: args, cwd, databases, env, "
+            "expect-exit, grace, interpreter, needs, ports, postgres, serve, skip, stdin, tags, timeout"
         ),
     ]
 
 
-@pytest.mark.parametrize("key", ["exclusive", "network", "retries", "databases"])
+@pytest.mark.parametrize("key", ["exclusive", "network", "retries"])
 def test_a_key_that_does_nothing_yet_is_unknown(key: str) -> None:
     (message,) = _problems(_script(f"{key} = 1"))
     assert message.startswith(f"examples/x.py:3: {key}: unknown key")
@@ -280,3 +281,44 @@ def test_blocks_are_those_of_the_canonical_expression(lines: list[str], end: str
 @given(st.text())
 def test_no_text_raises(text: str) -> None:
     read_metadata(f"# /// script\n# [tool.e2e-run]\n# {text}\n# ///\n", "x.py")
+
+
+# --- PostgreSQL ----------------------------------------------------------------------------------
+
+
+def test_databases_are_named_or_defined() -> None:
+    layer = read_metadata(_script("postgres = true", 'databases = ["orm"]'), "x.py").layer
+    assert (layer["postgres"].value, layer["databases"].value) == (True, ("orm",))
+    text = _script("[tool.e2e-run.databases]", 'orm = { env = "DB_NAME", template = "orm.sql" }')
+    (definition,) = read_metadata(text, "x.py").layer["databases"].value
+    assert (definition.name, definition.env, definition.suffix) == ("orm", ("DB_NAME",), None)
+    assert definition.template == (Path("orm.sql"),)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ["[tool.e2e-run.databases]", "orm = {}", "ohlcv = { sufix = 1 }"],
+            "x.py:5: databases.ohlcv.sufix: unknown key; did you mean suffix?",
+        ),
+        (
+            ["[tool.e2e-run.postgres]", 'url = "postgres://u:pw@db"'],
+            (
+                "x.py:3: postgres: a table stands where true or false belongs: the server is a "
+                "setting of the whole run; accepted: true or false"
+            ),
+        ),
+        (
+            ['"postgres.url" = "postgres://u:pw@db"'],
+            (
+                "x.py:3: postgres.url: is a setting of the whole run: write it in the "
+                "configuration file"
+            ),
+        ),
+        (['databases = ["a b"]'], "x.py:3: databases.a b: 'a b' is no name for a database"),
+    ],
+)
+def test_what_is_wrong_with_databases(lines: list[str], message: str) -> None:
+    (found,) = [each.message for each in read_metadata(_script(*lines), "x.py").problems]
+    assert found.startswith(message)

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from e2e_runner import docs, verdict
-from e2e_runner.cli import group
+from e2e_runner.cli.commands import group
 from e2e_runner.config import resolve
 from e2e_runner.hints import load_rules
 from e2e_runner.metadata import read_metadata
@@ -31,7 +31,7 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _OWN_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
-_OF_OTHERS = {"--bind"}  # of python -m http.server
+_OF_OTHERS = {"--bind", "--create"}  # of python -m http.server, and of pg_dump
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +189,7 @@ def test_only_blocks_that_cannot_run_are_left_out() -> None:
     assert left_out == [
         "make test",
         "pip install path/to/e2e-run",
+        "e2e-run sweep-dbs --postgres postgresql://maria@db.example/postgres --dry-run",
         ".venv/bin/python -m pytest tests/test_hints.py",
     ]
 
@@ -207,6 +208,10 @@ def test_metadata_is_accepted(block: Block) -> None:
 def test_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(block.text, "utf-8")
     (tmp_path / "examples").mkdir()
+    for name in re.findall(r'template = "([^"]+)"', block.text):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
     resolved = resolve({}, (), {}, tmp_path)
     assert resolved.warnings == ()
     assert resolved.run.config_file == tmp_path / "pyproject.toml"
@@ -296,7 +301,7 @@ def test_every_setting_has_one_sentence_in_the_present() -> None:
 
 
 def test_all_commands_are_named() -> None:
-    listed = {re.search(r"e2e-run(?: (\w+))? \[", row[0]) for row in table("command", "does")}
+    listed = {re.search(r"e2e-run(?: ([\w-]+))? \[", row[0]) for row in table("command", "does")}
     names = {found[1] or "run" for found in listed if found}
     assert names == set(group.list_commands(click.Context(group)))
 

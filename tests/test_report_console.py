@@ -31,6 +31,7 @@ from e2e_runner.events import (
 from e2e_runner.model import (
     Color,
     Containment,
+    LeakedDatabase,
     LeakedPort,
     LeakedProcess,
     ReportFormat,
@@ -347,6 +348,38 @@ def test_the_header_of_a_terminal_takes_two_lines_at_most() -> None:
     assert len(wide) == 2
 
 
+def test_the_header_tells_of_postgresql_on_a_line_of_its_own() -> None:
+    run = replace(
+        RUN,
+        postgres="embedded, a server for each of 3 examples",
+        withheld=("DATABASE_URL", "PGHOST", "PGPORT", "PGUSER"),
+    )
+    (started, *_) = history([PASSED], run=run)
+    assert isinstance(started, RunStarted)
+    lines = [paint(line, color=False) for line in header(run, started.plan, width=80)]
+    assert lines[-2:] == [
+        "  PostgreSQL: embedded, a server for each of 3 examples",
+        "  kept from the examples: DATABASE_URL and 3 more (--postgres env uses them)",
+    ]
+    two = replace(run, withheld=("DATABASE_URL", "PGHOST"))
+    lines = [paint(line, color=False) for line in header(two, started.plan, width=80)]
+    assert lines[-1] == "  kept from the examples: DATABASE_URL, PGHOST (--postgres env uses them)"
+
+
+def test_a_leaked_database_is_named_with_what_is_in_doubt() -> None:
+    sure = LeakedDatabase(name="fullon2_test_1", owner="test_e2e_1_r3")
+    doubtful = LeakedDatabase(
+        name="a\nb", doubt="appeared while it ran", kept="no pattern matches it"
+    )
+    result = replace(LEAKED, leaks=(sure, doubtful), notes=())
+    said = say(history([result]))
+    assert "  Left behind: database fullon2_test_1, owned by test_e2e_1_r3\n" in said
+    assert (
+        "  Left behind: database a\\nb; appeared while it ran; "
+        "not dropped: no pattern matches it\n" in said
+    )
+
+
 def test_a_lost_report_is_told() -> None:
     run = settings(
         quiet=True,
@@ -388,6 +421,7 @@ _WORDS = st.text(alphabet=st.characters(), max_size=60)
 def test_plain_text_never_holds_control_characters(
     path: str, reason: str, output: str, status: Status
 ) -> None:
+    database = LeakedDatabase(name=reason, owner=reason, doubt=reason, kept=reason)
     result = Result(
         path=path,
         status=status,
@@ -397,7 +431,7 @@ def test_plain_text_never_holds_control_characters(
         hints=(reason,),
         notes=(reason,),
         command=path,
-        leaks=(LeakedProcess(pid=1, command=reason), LeakedPort(port=1, owner=reason)),
+        leaks=(LeakedProcess(pid=1, command=reason), LeakedPort(port=1, owner=reason), database),
     )
     said = say(
         history(

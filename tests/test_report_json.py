@@ -11,6 +11,7 @@ from report_history import RUN, history, play, started
 
 from e2e_runner.events import Warned
 from e2e_runner.model import (
+    LeakedDatabase,
     LeakedPort,
     LeakedProcess,
     ReportFormat,
@@ -37,6 +38,7 @@ FAILED = Result(
     leaks=(
         LeakedProcess(pid=4242, command="uvicorn app", ports=(8000,)),
         LeakedPort(port=8000, owner="pid 4242"),
+        LeakedDatabase(name="test_example_ab12", owner="app", doubt="appeared while it ran"),
     ),
     attempts=1,
     log=".e2e-run/runs/run-1/examples/b.py.log",
@@ -74,6 +76,7 @@ def test_the_whole_document() -> None:
             "interrupted": False,
             "jobs": 2,
             "isolation": {"network": "host", "processes": "cgroup", "notes": []},
+            "postgres": None,
             "python": ".venv/bin/python",
             "version": "0.1.0",
         },
@@ -104,6 +107,13 @@ def test_the_whole_document() -> None:
         "leaks": [
             {"kind": "process", "pid": 4242, "command": "uvicorn app", "ports": [8000]},
             {"kind": "port", "port": 8000, "owner": "pid 4242"},
+            {
+                "kind": "database",
+                "name": "test_example_ab12",
+                "owner": "app",
+                "doubt": "appeared while it ran",
+                "kept": None,
+            },
         ],
         "attempts": 1,
         "log": ".e2e-run/runs/run-1/examples/b.py.log",

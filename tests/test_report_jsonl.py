@@ -61,6 +61,7 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
             "started": "2023-11-14T22:13:20.250+00:00",
             "jobs": 2,
             "isolation": {"network": "host", "processes": "cgroup", "notes": []},
+            "postgres": None,
             "python": ".venv/bin/python",
             "version": "0.1.0",
         },

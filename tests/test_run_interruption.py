@@ -5,6 +5,8 @@ import json
 import os
 import pty
 import signal
+import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Iterator
@@ -158,6 +160,52 @@ def test_a_second_signal_kills_now(place: Place, number: signal.Signals, code: i
     assert outcome.examples[names[0]]["signal"] == "SIGKILL"
     assert f"{number.name}: killing what runs" in outcome.stdout
     place.assert_nothing_is_left()
+
+
+def test_signals_after_the_end_change_nothing(place: Place) -> None:
+    (name,) = children(place.project, "hang.py")
+    with place.project.running("--grace", "1h", name, **place.how) as running:
+        wait_lines(place.ready)
+        # As from one who is impatient: until it has ended, whatever it is doing by then.
+        while running.process.poll() is None:
+            running.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.process.wait(timeout=0.005)
+        outcome = running.outcome()
+    assert outcome.code == 130
+    assert outcome.stdout.count("Interrupted by SIGINT: 1 example without a verdict") == 1
+    assert outcome.stderr == ""
+    wait_until(lambda: not place.project.survivors(), "the end of all processes")
+
+
+_INTERRUPTED_IN = """
+import builtins, os, signal, sys
+original, module = builtins.__import__, sys.argv.pop(1)
+def interrupting(name, *rest, **named):
+    if name == module:
+        os.kill(os.getpid(), signal.SIGINT)
+    return original(name, *rest, **named)
+builtins.__import__ = interrupting
+from e2e_runner.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "e2e_runner.errors", "e2e_runner.engine"])
+def test_an_interruption_while_the_program_is_loaded_has_no_traceback(
+    module: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_IN, module, "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    # Click ends the line that a terminal has written ^C to.
+    said = "e2e-run: interrupted before anything was started\n"
+    assert done.stderr.removeprefix("\n") == said
 
 
 def test_signals_of_both_kinds_count_together(place: Place) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -7,19 +8,27 @@ from hypothesis import strategies as st
 from e2e_runner.kinds import Merge
 from e2e_runner.layers import Given, choose, read_environment, read_flags, suggestion
 from e2e_runner.model import (
+    DatabaseDefinition,
     ExampleSettings,
     HttpProbe,
     LogProbe,
     Origin,
+    PostgresMode,
+    PostgresSettings,
     ReportFormat,
     RunSettings,
+    ServerAddress,
     Source,
     TcpProbe,
 )
 from e2e_runner.parsers import (
+    NestedError,
+    UnknownKeyError,
     integer,
     parse_arguments,
     parse_command,
+    parse_database_pattern,
+    parse_databases,
     parse_duration,
     parse_environment,
     parse_flag,
@@ -28,7 +37,12 @@ from e2e_runner.parsers import (
     parse_positive_duration,
     parse_probe,
     parse_report,
+    parse_server,
+    parse_server_url,
     parse_size,
+    parse_templates,
+    parse_wanted_databases,
+    parse_wants_postgres,
 )
 from e2e_runner.settings import EXAMPLE_SETTINGS, RUN_SETTINGS, SETTINGS, Scope, Setting, within
 
@@ -45,8 +59,16 @@ anything = st.recursive(
 def test_the_table_names_exactly_the_fields_of_the_run_settings() -> None:
     fields = {field.name for field in dataclasses.fields(RunSettings)}
     made = {"root", "config_file", "state_dir", "origins"}  # not given, but found
-    names = {setting.parameter for setting in RUN_SETTINGS} - {"config", "skip_websocket"}
-    assert (names - {"report"}) | {"reports"} == fields - made
+    names = {setting.parameter for setting in RUN_SETTINGS if "." not in setting.name}
+    names -= {"config", "skip_websocket", "keep_databases", "databases"}
+    assert (names - {"report"}) | {"reports", "postgres"} == fields - made
+
+
+def test_the_table_names_exactly_the_fields_of_the_postgres_settings() -> None:
+    fields = {field.name for field in dataclasses.fields(PostgresSettings)}
+    names = {setting.name.removeprefix("postgres.").replace("-", "_") for setting in RUN_SETTINGS}
+    assert fields - names == {"mode"}  # of `postgres.url`
+    assert fields & {setting.parameter for setting in EXAMPLE_SETTINGS} == {"env", "databases"}
 
 
 def test_the_table_names_exactly_the_fields_of_the_example_settings() -> None:
@@ -70,8 +92,11 @@ def test_every_setting_has_one_sentence_of_help_and_a_flag_where_it_says_so(
     assert setting.kind.accepted
 
 
+_OF_EACH_KIND = {setting.kind.parse: setting for setting in SETTINGS}.values()
+
+
 @given(anything)
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", _OF_EACH_KIND, ids=lambda setting: setting.name)
 def test_a_parser_accepts_or_raises_value_error(setting: Setting, value: object) -> None:
     try:
         setting.kind.parse(value)
@@ -266,6 +291,111 @@ def test_reports_and_interpreters_and_flags() -> None:
             parse(value)
 
 
+# --- PostgreSQL ----------------------------------------------------------------------------------
+
+
+def test_servers_by_name_and_by_url() -> None:
+    assert parse_server(" Embedded ") is PostgresMode.EMBEDDED
+    assert parse_server("env") is PostgresMode.ENV
+    expected = ServerAddress(host="db", port=5432, user="u", password="p", database="u")  # noqa: S106 - same
+    assert parse_server("postgresql+asyncpg://u:p@db\n") == expected
+    assert parse_server_url("postgres://u:p@db") == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "url",
+        "host=db password=pw",
+        "mysql://u:pw@db",
+        "postgres://u:pw/@db",
+        {"x": "pw"},
+        "",
+        None,
+        1,
+    ],
+)
+def test_what_is_no_server_is_refused_without_its_password(value: object) -> None:
+    for parse in (parse_server, parse_server_url, parse_wants_postgres):
+        with pytest.raises(ValueError, match=r".+") as caught:
+            parse(value if parse is not parse_wants_postgres else {"url": value})
+        assert "pw" not in str(caught.value)
+
+
+def test_a_misspelt_name_of_a_server_is_quoted() -> None:
+    with pytest.raises(ValueError, match=r"^'embeded' is neither"):
+        parse_server("embeded")
+
+
+def test_patterns_of_databases() -> None:
+    for pattern in ("shop_test_", "*_e2e_*", "x*", "täst"):
+        assert parse_database_pattern(pattern) == pattern
+    for pattern, reason in (
+        ("abc", "too short"),
+        ("", "too short"),
+        ("*", "every"),
+        ("**", "every"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            parse_database_pattern(pattern)
+
+
+def test_templates_of_variables() -> None:
+    assert parse_templates({"A": "{host}:{x}", "B": 1}) == {"A": "{host}:{x}", "B": "1"}
+    with pytest.raises(NestedError, match="literal brace is doubled") as caught:
+        parse_templates({"A": "{"})
+    assert caught.value.path == ("A",)
+
+
+def test_definitions_of_databases() -> None:
+    table = {
+        "orm": {"env": ["DB_NAME", "DB_TEST_NAME"]},
+        "ohlcv": {"env": "DB_OHLCV_NAME", "template": "sql/ohlcv.sql", "command": "make 'a b'"},
+        "raw": {"suffix": "-2", "template": ["a.sql", "b.sql"]},
+    }
+    assert parse_databases(table) == (
+        DatabaseDefinition(name="orm", env=("DB_NAME", "DB_TEST_NAME")),
+        DatabaseDefinition(
+            name="ohlcv",
+            env=("DB_OHLCV_NAME",),
+            template=(Path("sql/ohlcv.sql"),),
+            command=("make", "a b"),
+        ),
+        DatabaseDefinition(name="raw", suffix="-2", template=(Path("a.sql"), Path("b.sql"))),
+    )
+    assert parse_wanted_databases(table) == parse_databases(table)
+    assert parse_wanted_databases(["orm", "orm", "x"]) == ("orm", "x")
+    assert parse_wanted_databases([]) == ()
+
+
+@pytest.mark.parametrize(
+    ("table", "path", "reason"),
+    [
+        ({"orm": 1}, "orm", "1 is not a table"),
+        ({"host": {}}, "host", "a placeholder of its own"),
+        ({"a b": {}}, "a b", "no name for a database"),
+        ({"a" * 24: {}}, "a" * 24, "no name for a database"),
+        ({"orm": {"env": "A B"}}, "orm.env", "not a name of an environment variable"),
+        ({"orm": {"suffix": "é"}}, "orm.suffix", "is no suffix"),
+        ({"orm": {"suffix": "x" * 25}}, "orm.suffix", "is no suffix"),
+        ({"orm": {"command": ""}}, "orm.command", "runs nothing"),
+        ({"orm": {"template": [1]}}, "orm.template", "not a string"),
+        ({"orm": {}, "x": {"suffix": ""}}, "x", "would be that of orm"),
+        ({"orm": {"env": "A"}, "x": {"env": "A"}}, "x.env", "A is given by orm already"),
+    ],
+)
+def test_what_are_no_definitions(table: object, path: str, reason: str) -> None:
+    with pytest.raises(NestedError, match=reason) as caught:
+        parse_databases(table)
+    assert ".".join(caught.value.path) == path
+
+
+def test_an_unknown_key_of_a_definition_knows_the_others() -> None:
+    with pytest.raises(UnknownKeyError) as caught:
+        parse_databases({"orm": {"sufix": "x"}})
+    assert caught.value.known == ("command", "env", "suffix", "template")
+
+
 # --- sources -------------------------------------------------------------------------------------
 
 
@@ -345,8 +475,7 @@ def test_tables_merge_and_lists_add_up() -> None:
     tags = choose(_BY_NAME["tags"], layers("tags", ("b", "a"), ("a", "c")))
     assert tags.value == ("b", "a", "c")
     merged = {setting.name for setting in SETTINGS if setting.kind.merge is not Merge.REPLACE}
-    assert merged == {"env", "exclude", "fail-on-output", "include", "interpreters"} | {
-        "report",
-        "skip",
-        "tags",
+    assert merged == {
+        *("env", "exclude", "fail-on-output", "include", "interpreters", "postgres.patterns"),
+        *("postgres.protect", "report", "skip", "tags"),
     }

@@ -9,15 +9,17 @@
        "command": ["/usr/bin/python3", "/project/examples/a.py"], "cwd": "/project/examples",
        "timeout": 60.0, "grace": 5.0, "tags": ["websocket"], "ports": [8000], "found_ports": [],
        "serve": "tcp://127.0.0.1:8000" or null, "needs": ["examples/server.py"], "expect_exit": 0,
+       "postgres": "imports asyncpg" or null, "databases": ["orm"],
        "problems": ["examples/a.py:4: timout: unknown key; ..."]}],
      "deselected": [{... as above, "reason": "tagged websocket (--skip)"}],
      "not_examples": [{"path": "examples/demo_data.py", "reason": "imported by a.py"}],
      "warnings": ["..."]}
 
 Examples are in the order in which they would run. ``ports`` are declared, ``found_ports`` are
-literals of the source. Seconds are floats. With ``-v`` the document and each example also have
-``"settings": {"timeout": {"value": 60.0, "source": "default", "where": ""}, ...}``, where the source
-is flag, environment, metadata, override, config or default.
+literals of the source. ``postgres`` says why the example wants PostgreSQL, ``databases`` which
+named ones it then gets. Seconds are floats. With ``-v`` the document and each
+example also have ``"settings": {"timeout": {"value": 60.0, "source": "default", "where": ""}, ...}``,
+where the source is flag, environment, metadata, override, config or default.
 
 The exit code is 0, or 4 when nothing would run.
 """

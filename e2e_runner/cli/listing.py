@@ -5,7 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from e2e_runner.addresses import to_url
+from e2e_runner.discovery.postgres import wants_postgres
 from e2e_runner.model import (
+    DatabaseDefinition,
     Example,
     HttpProbe,
     LogProbe,
@@ -14,6 +17,7 @@ from e2e_runner.model import (
     Probe,
     ReportTarget,
     RunSettings,
+    ServerAddress,
     TcpProbe,
 )
 from e2e_runner.settings import EXAMPLE_SETTINGS, RUN_SETTINGS, Setting
@@ -37,6 +41,8 @@ def render(plan: Plan, run: RunSettings, *, verbose: bool, width: int) -> str:
             for problem in example.problems:
                 lines += _wrap(f"bad metadata: {problem.message}", 6, width)
             if verbose:
+                if reason := wants_postgres(example):
+                    lines += _wrap(f"wants PostgreSQL: {reason}", 6, width)
                 lines += _settings(EXAMPLE_SETTINGS, example.settings, width)
         parts.append("\n".join(lines))
     not_run = [(each.example.path, each.reason) for each in plan.deselected]
@@ -87,6 +93,9 @@ def _details(example: Example) -> str:
         parts.append(f"uses port {', '.join(map(str, example.found_ports))}")
     if settings.serve is not None:
         parts.append("server")
+    if wants_postgres(example):
+        names = " ".join(each.name for each in settings.databases)
+        parts.append(f"PostgreSQL: {names}" if names else "PostgreSQL")
     if settings.tags:
         parts.append(" ".join(settings.tags))
     if example.companions:
@@ -128,11 +137,21 @@ def _settings(settings: Iterable[Setting], values: Any, width: int) -> list[str]
 
 
 def _resolved(settings: Iterable[Setting], values: Any) -> Iterable[tuple[Setting, Any, Origin]]:
-    names = {"report": "reports"}
     for setting in settings:
         if setting.name not in _NOT_LISTED:
-            value = getattr(values, names.get(setting.name, setting.parameter))
-            yield setting, value, values.origins[setting.name]
+            yield setting, _value(setting, values), values.origins[setting.name]
+
+
+def _value(setting: Setting, values: Any) -> Any:
+    """Give the value of a setting, wherever `RunSettings` or `ExampleSettings` has it."""
+    if not isinstance(values, RunSettings):
+        return getattr(values, setting.parameter)
+    name = setting.name.removeprefix("postgres.")
+    if name == "url":
+        return values.postgres.url or values.postgres.mode
+    if name != setting.name or name in {"databases", "keep-databases"}:
+        return getattr(values.postgres, name.replace("-", "_"))
+    return values.reports if name == "report" else getattr(values, setting.parameter)
 
 
 def _origin(origin: Origin) -> str:
@@ -140,6 +159,8 @@ def _origin(origin: Origin) -> str:
 
 
 def _words(setting: Setting, value: Any) -> str:
+    if setting.name == "databases" and not value:
+        return "none"
     if value is None or value in ((), {}):
         return setting.default_words
     if setting.name in {"timeout", "grace"}:
@@ -164,6 +185,7 @@ def _joined(plain: Any) -> str:
 
 def _example(example: Example, *, verbose: bool) -> dict[str, Any]:
     settings = example.settings
+    wish = wants_postgres(example)
     result = {
         "path": example.path,
         "file": str(example.file),
@@ -177,6 +199,8 @@ def _example(example: Example, *, verbose: bool) -> dict[str, Any]:
         "serve": _plain(settings.serve),
         "needs": [companion.path for companion in example.companions],
         "expect_exit": settings.expect_exit,
+        "postgres": wish or None,
+        "databases": [definition.name for definition in settings.databases] if wish else [],
         "problems": [problem.message for problem in example.problems],
     }
     if verbose:
@@ -199,9 +223,19 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, HttpProbe | TcpProbe | LogProbe):
         return _probe(value)
-    if isinstance(value, ReportTarget):
-        return f"{value.format}={value.file}"
+    if isinstance(value, ServerAddress | DatabaseDefinition | ReportTarget):
+        return _short(value)
     return str(value) if isinstance(value, str | Path) else value
+
+
+def _short(value: ServerAddress | DatabaseDefinition | ReportTarget) -> str:
+    match value:
+        case ServerAddress():
+            return to_url(value, with_password=False)
+        case DatabaseDefinition(name=name):
+            return name
+        case ReportTarget(format=format_, file=file):
+            return f"{format_}={file}"
 
 
 def _probe(probe: Probe) -> str:

@@ -29,6 +29,19 @@ _LISTED = frozenset(
 _FIRST = ("timeout", "grace", "keyword", "only", "skip", "skip-websocket", "exclude")
 
 
+def take_environment() -> dict[str, str]:
+    """Copy the caller's environment, and take from our own what leads to the application's databases.
+
+    A driver looks there by itself, wherever the address of a server leaves something open.
+    """
+    from e2e_runner.addresses import APPLICATION_VARIABLES
+
+    copy = dict(os.environ)
+    for name in APPLICATION_VARIABLES:
+        os.environ.pop(name, None)
+    return copy
+
+
 def run_options(command: F) -> F:
     """Add the PATH arguments and every option to a command."""
     return _add(command, [setting for setting in SETTINGS if Scope.FLAG in setting.scopes])

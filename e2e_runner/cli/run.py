@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from e2e_runner.cli.options import resolve_given, run_options
+from e2e_runner.cli.options import resolve_given, run_options, take_environment
 from e2e_runner.errors import E2ERunError
 
 if TYPE_CHECKING:
@@ -29,17 +30,27 @@ def run_command(context: click.Context, /, paths: tuple[str, ...], **flags: Any)
     """
     from e2e_runner.supervise.launch import Spawner
 
-    with contextlib.closing(
-        Spawner()
-    ) as spawner:  # first of all: it starts while the rest is imported
-        context.exit(_run(flags, paths, spawner))
+    told: list[int] = []
+    try:
+        # First of all: it starts while the rest is imported.
+        with contextlib.closing(Spawner()) as spawner:
+            code = _run(flags, paths, spawner, told)
+    except KeyboardInterrupt:
+        # One more Ctrl-C than the run has waited for: the helper processes clear away by themselves.
+        if not told:
+            raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = told[0]
+    context.exit(code)
 
 
-def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner") -> int:
+def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner", told: list[int]) -> int:
+    """Run and give the exit code, which is put into `told` as soon as the run is over and reported."""
     import asyncio
 
     from e2e_runner.discovery import make_plan
     from e2e_runner.engine import run_plan
+    from e2e_runner.events import RunFinished
     from e2e_runner.hints import load_rules
     from e2e_runner.report import make_reporters
     from e2e_runner.state import RunState
@@ -55,6 +66,8 @@ def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner") -> i
         state.apply(event)
         for reporter in reporters:
             reporter.handle(event, state)
+        if isinstance(event, RunFinished):
+            told.append(event.exit_code)
 
     try:
         plan = make_plan(resolved)
@@ -64,7 +77,7 @@ def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner") -> i
                 run,
                 spawner=spawner,
                 load_rules=load_rules,
-                environ=dict(os.environ),  # a plain dict: it is copied for every script
+                environ=take_environment(),
                 emit=emit,
             )
         )
@@ -73,6 +86,8 @@ def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner") -> i
     except Exception as error:  # noqa: BLE001 - the one place where our own errors end
         code = _internal_error(error, run.state_dir)
     finally:
+        if told:  # what is left is short
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         for reporter in reporters:
             reporter.close()
     if any(reporter.problems for reporter in reporters):

@@ -6,28 +6,49 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from e2e_runner.config import Resolved
-from e2e_runner.discovery.scripts import Script, above_package, module_name, read_script
+from e2e_runner.addresses import placeholders
+from e2e_runner.config import Resolved, locate_templates
+from e2e_runner.discovery.postgres import Marks
+from e2e_runner.discovery.scripts import (
+    Modules,
+    Script,
+    above_package,
+    module_name,
+    read_script,
+)
 from e2e_runner.discovery.source import name_says_websocket
 from e2e_runner.discovery.walk import Folders, Found, read_source, relative_path
-from e2e_runner.layers import Given, choose
-from e2e_runner.model import Example, ExampleSettings, Origin, Problem, Source
+from e2e_runner.layers import Given, choose, suggestion
+from e2e_runner.model import (
+    DatabaseDefinition,
+    Example,
+    ExampleSettings,
+    Origin,
+    Problem,
+    Source,
+)
 from e2e_runner.settings import EXAMPLE_SETTINGS, RUN_SETTINGS
 
 _PROJECT = "project"  # the value of `cwd` that means the root
 _INTERPRETERS: Mapping[str, str] = next(
     setting.default for setting in RUN_SETTINGS if setting.name == "interpreters"
 )
+# What an example's own `env` sets when it brings its server.
+_SERVER_VARIABLES = ("DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGSERVICE")
 _DEEPEST_CHAIN = 50  # companions of companions
 
 
 class Builder:
     """Builds the examples of one plan; each file is read and resolved once."""
 
-    def __init__(self, resolved: Resolved, folders: Folders) -> None:
+    def __init__(
+        self, resolved: Resolved, folders: Folders, modules: Modules, marks: Marks
+    ) -> None:
         self.resolved = resolved
         self.folders = folders
-        self.warnings: list[str] = []  # about the metadata of companions
+        self.modules = modules
+        self.marks = marks
+        self.warnings: list[str] = []  # about examples, and the metadata of companions
         self._root = str(resolved.run.root)
         self._companions: dict[str, Example] = {}
         self._chain: list[str] = []  # paths of the examples that are being built
@@ -51,6 +72,9 @@ class Builder:
         companions, more = self._needed(script, given["needs"])
         self._chain.pop()
         problems += more
+        given["postgres"] = self._wish(given)
+        given["databases"], more = self._databases(script, given["databases"])
+        problems += more
         settings = ExampleSettings(
             timeout=given["timeout"].value,
             grace=given["grace"].value,
@@ -65,9 +89,17 @@ class Builder:
             skip=given["skip"].value,
             expect_exit=given["expect-exit"].value,
             interpreter=interpreter,
+            postgres=given["postgres"].value,
+            databases=given["databases"].value,
             origins={name: each.origin for name, each in given.items()},
         )
         target = ("-m", module) if module else (script.found.file,)
+        if script.facts.own_server and settings.postgres is not False:
+            self.warnings.append(
+                f"{path}: goes to a PostgreSQL server of its own, {script.facts.own_server}, and not "
+                "to the one that e2e-run gives it: read DATABASE_URL or PGHOST, PGPORT, or declare "
+                "postgres = false"
+            )
         return Example(
             path=path,
             file=Path(script.found.file),
@@ -76,6 +108,7 @@ class Builder:
             found_ports=tuple(port for port in script.facts.ports if port not in settings.ports),
             problems=tuple(problems),
             companions=companions,
+            found_postgres=self.modules.postgres(script),
         )
 
     def _interpreter(self, script: Script, given: Given) -> tuple[Given, bool, list[Problem]]:
@@ -130,6 +163,51 @@ class Builder:
         value = f"{above}{os.pathsep}{inherited}" if inherited else above
         return replace(given, value={**env, "PYTHONPATH": value})
 
+    # --- PostgreSQL ------------------------------------------------------------------------------
+
+    def _wish(self, given: Mapping[str, Given]) -> Given:
+        """Say what is declared; who is told of another server, and says no more, wants none."""
+        wish = given["postgres"]
+        if wish.value is not None or given["databases"].value:
+            return wish
+        env = given["env"]
+        mapping = self.resolved.run.postgres.env
+        servers = [name for name in mapping if {"host", "url"} & set(placeholders(mapping[name]))]
+        named = [name for name in (*_SERVER_VARIABLES, *servers) if name in env.value]
+        if not named:
+            return wish
+        where = f"{env.origin.where}: env sets {named[0]}"
+        return Given(value=False, origin=replace(env.origin, where=where))
+
+    def _databases(self, script: Script, given: Given) -> tuple[Given, list[Problem]]:
+        """Give the definitions of the databases that the example gets, and what is wrong."""
+        run = self.resolved.run
+        if given.value is None:
+            origin = run.origins["databases"] if run.postgres.databases else given.origin
+            return Given(value=run.postgres.databases, origin=origin), []
+        if not all(isinstance(each, str) for each in given.value):
+            definitions, wrong = locate_templates(given.value, Path(script.folder))
+            problems = [
+                f"databases.{name}.template: {each}; accepted: files of SQL, relative to the script"
+                for name, each in wrong
+            ]
+        elif run.postgres.databases:
+            known = {each.name: each for each in run.postgres.databases}
+            definitions = tuple(known[name] for name in given.value if name in known)
+            problems = [
+                f"databases: {name!r} is not defined"
+                f"{suggestion(name, known) or '; accepted: ' + ', '.join(known)}"
+                for name in given.value
+                if name not in known
+            ]
+        else:
+            definitions = tuple(DatabaseDefinition(name=name) for name in given.value)
+            problems = []
+        where = given.origin.where
+        return replace(given, value=definitions), [
+            Problem(message=f"{where}: {problem}") for problem in problems
+        ]
+
     # --- companions ------------------------------------------------------------------------------
 
     def _needed(self, script: Script, given: Given) -> tuple[tuple[Example, ...], list[Problem]]:
@@ -166,7 +244,7 @@ class Builder:
         if not os.path.isfile(file):  # noqa: PTH113 - says no, and does not raise, in a closed folder
             return "does not exist; accepted: scripts, relative to the folder of this one"
         if file not in self._companions:
-            script = read_script(Found(file=file, path=path), read_source(file))
+            script = read_script(Found(file=file, path=path), read_source(file), self.marks)
             self.warnings += script.metadata.warnings
             self._companions[file] = self.build(script)
         return self._companions[file]

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from e2e_runner.config import Resolved
 from e2e_runner.discovery.examples import Builder
-from e2e_runner.discovery.scripts import Script, find_helpers, read_script
+from e2e_runner.discovery.postgres import Marks, marks_of
+from e2e_runner.discovery.scripts import Modules, Script, read_script
 from e2e_runner.discovery.source import LARGEST
 from e2e_runner.discovery.walk import Folders, Found, read_source, relative_path, walk
 from e2e_runner.globs import fixed_start, matches
@@ -22,12 +23,16 @@ def make_plan(resolved: Resolved) -> Plan:
     folders = Folders()
     walked = walk(resolved.run)
     warnings = [*resolved.warnings, *walked.warnings]
-    candidates = _read(walked.candidates, warnings)
-    importers = _read(walked.importers, warnings)
-    helpers = find_helpers([*candidates, *importers], str(resolved.run.root), folders)
+    marks = marks_of(resolved.run.postgres)
+    candidates = _read(walked.candidates, marks, warnings)
+    importers = _read(walked.importers, marks, warnings)
+    modules = Modules(
+        [*candidates, *importers], root=str(resolved.run.root), folders=folders, marks=marks
+    )
+    helpers = modules.helpers()
 
     not_examples = list(walked.not_examples)
-    builder = Builder(resolved, folders)
+    builder = Builder(resolved, folders, modules, marks)
     examples: list[Example] = []
     named: set[str] = set()
     for script in candidates:
@@ -57,7 +62,7 @@ def _order(path: str) -> list[str]:
     return path.split("/")
 
 
-def _read(found: Iterable[Found], warnings: list[str]) -> list[Script]:
+def _read(found: Iterable[Found], marks: Marks, warnings: list[str]) -> list[Script]:
     scripts = []
     for each in found:
         data = read_source(each.file)
@@ -65,7 +70,7 @@ def _read(found: Iterable[Found], warnings: list[str]) -> list[Script]:
             warnings.append(
                 f"{each.path} is larger than {size(LARGEST)}: only its metadata is looked at"
             )
-        scripts.append(read_script(each, data))
+        scripts.append(read_script(each, data, marks))
     return scripts
 
 

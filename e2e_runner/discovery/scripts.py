@@ -1,12 +1,13 @@
-"""One script with all that its source says, and which scripts are only helpers of others. Pure."""
+"""One script with all that its source says, and which scripts import which others."""
 
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from e2e_runner.discovery.source import Facts, analyse_python, analyse_text, decode
-from e2e_runner.discovery.walk import Folders, Found, parents
+from e2e_runner.discovery.postgres import Marks
+from e2e_runner.discovery.source import Facts, analyse_python, analyse_text, decode, skim_python
+from e2e_runner.discovery.walk import Folders, Found, parents, read_source, relative_path
 from e2e_runner.metadata import MAY_HAVE_METADATA, Metadata, read_metadata
 
 
@@ -34,48 +35,117 @@ class Script:
         return os.path.basename(self.found.file).removesuffix(self.suffix)  # noqa: PTH119 - same
 
 
-def read_script(found: Found, data: bytes | None) -> Script:
+def read_script(found: Found, data: bytes | None, marks: Marks) -> Script:
     """Analyse a script; `data` is None for one that cannot be read."""
     if data is None:
         return Script(found=found, facts=Facts(), metadata=Metadata())
     suffix = os.path.splitext(found.file)[1]  # noqa: PTH122 - a Path costs more
-    facts = analyse_python(data) if suffix == ".py" else analyse_text(data)
+    facts = analyse_python(data, marks) if suffix == ".py" else analyse_text(data, marks)
     metadata = Metadata()
     if MAY_HAVE_METADATA.search(data):
         metadata = read_metadata(decode(data), found.path, suffix)
     return Script(found=found, facts=facts, metadata=metadata)
 
 
-def find_helpers(scripts: Iterable[Script], root: str, folders: Folders) -> dict[str, str]:
-    """Find the files that another script imports; returns the importer's path by helper's file.
+class Modules:
+    """Which scripts import which others.
 
     An import is looked for where Python would: beside the script, above its package, and, when the
     script changes ``sys.path``, in every folder up to `root`.
     """
-    by_file = {script.found.file: script for script in scripts}
-    helpers: dict[str, str] = {}
-    for script in sorted(by_file.values(), key=lambda each: each.found.path):
-        for file in _imported_files(script, root, folders):
-            if file in by_file and file != script.found.file:
-                helpers.setdefault(file, script.found.path)
-    return helpers
 
+    def __init__(
+        self, scripts: Iterable[Script], *, root: str, folders: Folders, marks: Marks
+    ) -> None:
+        self._scripts = {script.found.file: script for script in scripts}
+        self._searched = frozenset(self._scripts)
+        self._root = root
+        self._folders = folders
+        self._marks = marks
+        self._imported: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
 
-def _imported_files(script: Script, root: str, folders: Folders) -> Iterator[str]:
-    folder = script.folder
-    bases = [folder]
-    if script.facts.imports:
+    def helpers(self) -> dict[str, str]:
+        """Find the scripts that another one imports; gives the importer's path by helper's file."""
+        helpers: dict[str, str] = {}
+        scripts = [self._scripts[file] for file in self._searched]
+        for script in sorted(scripts, key=lambda each: each.found.path):
+            for file in self._imports(script, self._bases(script)):
+                if file in self._searched:
+                    helpers.setdefault(file, script.found.path)
+        return helpers
+
+    def postgres(self, script: Script) -> str:
+        """Say what in a script, or in what it imports below the root, wants PostgreSQL."""
+        if script.facts.postgres:
+            return script.facts.postgres
+        bases = self._bases(script)  # where its modules are looked for too: one program, one path
+        seen = {script.found.file}
+        waiting = [script]
+        for current in waiting:
+            for file in self._imports(current, bases):
+                if file in seen:
+                    continue
+                seen.add(file)
+                module = self._module(file)
+                if module.facts.postgres:
+                    beside = module.folder == script.folder
+                    name = module.found.path.rpartition("/")[2] if beside else module.found.path
+                    return f"{name} {module.facts.postgres}"
+                waiting.append(module)
+        return ""
+
+    def _module(self, file: str) -> Script:
+        """Give a module that is imported, read when it was not among what was searched."""
+        if file not in self._scripts:
+            data = read_source(file) if file.startswith(f"{self._root}/") else None
+            facts = Facts() if data is None else skim_python(data, self._marks)
+            found = Found(file=file, path=relative_path(file, self._root))
+            self._scripts[file] = Script(found=found, facts=facts, metadata=Metadata())
+        return self._scripts[file]
+
+    def _bases(self, script: Script) -> tuple[str, ...]:
+        """Give the folders from which a script imports."""
+        folder = script.folder
+        if not script.facts.imports:
+            return ()
         if script.facts.changes_path:
-            bases = list(parents(folder, root))
-        elif folders.is_package(folder):
-            bases.append(above_package(folder, folders))
-    for level, name in script.facts.imports:
-        relative = name.replace(".", "/") + ".py"
-        if level == 0:
-            for base in bases:
-                yield f"{base}/{relative}"
-        else:
-            yield f"{'/'.join(folder.split('/')[: 1 - level or None])}/{relative}"
+            return tuple(parents(folder, self._root))
+        if self._folders.is_package(folder):
+            return (folder, above_package(folder, self._folders))
+        return (folder,)
+
+    def _imports(self, script: Script, bases: tuple[str, ...]) -> tuple[str, ...]:
+        """Give the files that a script or module imports from `bases`, itself left out."""
+        file = script.found.file
+        key = (file, bases)
+        if key not in self._imported:
+            found = set(self._find(script, bases)) if script.facts.imports else set()
+            self._imported[key] = tuple(sorted(found - {file}))
+        return self._imported[key]
+
+    def _find(self, script: Script, bases: tuple[str, ...]) -> Iterator[str]:
+        for level, name in script.facts.imports:
+            if level == 0:
+                for base in bases:
+                    yield from self._files(base, name)
+            else:
+                parts = script.folder.split("/")
+                yield from self._files("/".join(parts[: 1 - level or None]), name)
+
+    def _files(self, folder: str, name: str) -> Iterator[str]:
+        """Give the files that importing a dotted name from a folder runs, as far as they exist."""
+        *packages, last = name.split(".")
+        for package in packages:
+            if package not in self._folders.names(folder):
+                return
+            folder = f"{folder}/{package}"
+            if self._folders.is_package(folder):
+                yield f"{folder}/__init__.py"
+        names = self._folders.names(folder)
+        if f"{last}.py" in names:
+            yield f"{folder}/{last}.py"
+        if last in names and self._folders.is_package(f"{folder}/{last}"):
+            yield f"{folder}/{last}/__init__.py"
 
 
 def above_package(folder: str, folders: Folders) -> str:

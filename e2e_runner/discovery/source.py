@@ -5,11 +5,18 @@ import io
 import re
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from e2e_runner.discovery.literals import MAY_NAME_PORTS, ports_in_nodes, ports_in_text
 from e2e_runner.discovery.passive import is_guard, why_passive
+from e2e_runner.discovery.postgres import (
+    PLAIN_MARKS,
+    Marks,
+    postgres_in_nodes,
+    postgres_in_text,
+    server_of_its_own,
+)
 
 LARGEST = (
     1024 * 1024
@@ -59,9 +66,11 @@ class Facts:
     changes_path: bool = False  # mentions sys.path
     websocket: str = ""  # what makes it a WebSocket program
     ports: tuple[int, ...] = ()
+    postgres: str = ""  # what wants PostgreSQL
+    own_server: str = ""  # the address of a PostgreSQL server that it goes to, whatever it is told
 
 
-def analyse_python(data: bytes) -> Facts:
+def analyse_python(data: bytes, marks: Marks = PLAIN_MARKS) -> Facts:
     """Analyse a Python script. What does not parse is read line by line for what can be known."""
     if len(data) > LARGEST:
         return Facts()
@@ -71,7 +80,7 @@ def analyse_python(data: bytes) -> Facts:
             tree = ast.parse(data)
     # Also NUL bytes and unknown encodings, and nesting beyond what the parser's stack holds.
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return _analyse_unparsed(decode(data))
+        return _analyse_unparsed(decode(data), marks)
     nodes = list(_walk(tree))
     imports, websocket_name = _collect(nodes)
     return Facts(
@@ -81,16 +90,30 @@ def analyse_python(data: bytes) -> Facts:
         changes_path=b"sys.path" in data,
         websocket=_websocket_import(imports) or websocket_name,
         ports=ports_in_nodes(nodes) if MAY_NAME_PORTS.search(data) else (),
+        postgres=postgres_in_nodes(nodes, imports, marks) if marks.may_be_in(data) else "",
+        own_server=server_of_its_own(data, marks),
     )
 
 
-def analyse_text(data: bytes) -> Facts:
+def skim_python(data: bytes, marks: Marks = PLAIN_MARKS) -> Facts:
+    """Learn what a module imports and whether it wants PostgreSQL, cheaply where it does not."""
+    if len(data) > LARGEST or marks.may_be_in(data):
+        return analyse_python(data, marks)
+    return Facts(imports=_imports_in_lines(decode(data)), changes_path=b"sys.path" in data)
+
+
+def analyse_text(data: bytes, marks: Marks = PLAIN_MARKS) -> Facts:
     """Analyse a script in any other language."""
     if len(data) > LARGEST:
         return Facts()
     text = decode(data)
     found = _WEBSOCKET_TEXT.search(text)
-    return Facts(websocket=found.group() if found else "", ports=ports_in_text(text))
+    return Facts(
+        websocket=found.group() if found else "",
+        ports=ports_in_text(text),
+        postgres=postgres_in_text(text, marks) if marks.may_be_in(data) else "",
+        own_server=server_of_its_own(data, marks),
+    )
 
 
 def decode(data: bytes) -> str:
@@ -158,7 +181,7 @@ def _from_import(node: ast.ImportFrom) -> set[tuple[int, str]]:
     return imports
 
 
-def _websocket_import(imports: set[tuple[int, str]]) -> str:
+def _websocket_import(imports: Collection[tuple[int, str]]) -> str:
     """Give the first import of a WebSocket library, or an empty string."""
     for level, name in sorted(imports):
         top, *rest = name.split(".")
@@ -169,8 +192,20 @@ def _websocket_import(imports: set[tuple[int, str]]) -> str:
     return ""
 
 
-def _analyse_unparsed(text: str) -> Facts:
+def _analyse_unparsed(text: str, marks: Marks) -> Facts:
     """Analyse Python that this Python does not parse: broken, older or newer."""
+    imports = _imports_in_lines(text)
+    return Facts(
+        imports=imports,
+        guarded=_GUARD_LINE.search(text) is not None,
+        changes_path="sys.path" in text,
+        websocket=_websocket_import(imports),
+        ports=ports_in_text(text),
+        postgres=postgres_in_nodes((), imports, marks) or postgres_in_text(text, marks),
+    )
+
+
+def _imports_in_lines(text: str) -> frozenset[tuple[int, str]]:
     imports: set[tuple[int, str]] = set()
     for dots, module, in_parentheses, on_line, modules in _IMPORT_LINE.findall(text):
         if modules:
@@ -184,10 +219,4 @@ def _analyse_unparsed(text: str) -> Facts:
             for item in (in_parentheses or on_line).split(",")
             if (words := item.split())
         }
-    return Facts(
-        imports=frozenset(imports),
-        guarded=_GUARD_LINE.search(text) is not None,
-        changes_path="sys.path" in text,
-        websocket=_websocket_import(imports),
-        ports=ports_in_text(text),
-    )
+    return frozenset(imports)

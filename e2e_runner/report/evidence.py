@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from e2e_runner import text
-from e2e_runner.model import Leak, LeakedPort, LeakedProcess, Result, Status
+from e2e_runner.model import Leak, LeakedDatabase, LeakedPort, LeakedProcess, Result, Status
 from e2e_runner.report.screen import render
 from e2e_runner.verdict import JUDGED_CAUSES
 
@@ -28,6 +28,11 @@ def leak_words(leak: Leak) -> str:
         case LeakedPort():
             owner = f", held by {text.one_line(leak.owner)}" if leak.owner else ""
             return f"port {leak.port}{owner}"
+        case LeakedDatabase():
+            owner = f", owned by {text.one_line(leak.owner)}" if leak.owner else ""
+            doubt = f"; {text.one_line(leak.doubt)}" if leak.doubt else ""
+            kept = f"; not dropped: {text.one_line(leak.kept)}" if leak.kept else ""
+            return f"database {text.one_line(leak.name)}{owner}{doubt}{kept}"
         case _:
             assert_never(leak)
 

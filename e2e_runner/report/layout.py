@@ -76,6 +76,20 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
         else:
             line.append((f"{_BETWEEN}{part}", Style.DIM))
     yield line
+    for words in _about_postgres(run):
+        said = words if width is None else cut(words, width - len(_INDENT))
+        yield [(f"{_INDENT}{said}", Style.DIM)]
+
+
+def _about_postgres(run: RunInfo) -> Iterator[str]:
+    if run.postgres:
+        yield f"PostgreSQL: {text.one_line(run.postgres)}"
+    if run.withheld:
+        first, *others = map(text.one_line, run.withheld)
+        named = (
+            f"{first} and {len(others)} more" if len(others) > 1 else ", ".join([first, *others])
+        )
+        yield f"kept from the examples: {named} (--postgres env uses them)"
 
 
 def _why_lesser(run: RunInfo) -> str:

@@ -16,7 +16,16 @@ from e2e_runner.events import (
     RunStarted,
     Warned,
 )
-from e2e_runner.model import Leak, LeakedPort, LeakedProcess, NotExample, Result, RunInfo, Status
+from e2e_runner.model import (
+    Leak,
+    LeakedDatabase,
+    LeakedPort,
+    LeakedProcess,
+    NotExample,
+    Result,
+    RunInfo,
+    Status,
+)
 from e2e_runner.report.paths import relative
 from e2e_runner.state import RunState
 
@@ -41,6 +50,7 @@ def run_shape(run: RunInfo) -> Shape:
             "processes": None if run.processes is None else run.processes.value,
             "notes": list(run.containment_notes),
         },
+        "postgres": run.postgres or None,
         "python": relative(run.python, run.root),
         "version": run.version,
     }
@@ -100,6 +110,14 @@ def leak_shape(leak: Leak) -> Shape:
             }
         case LeakedPort():
             return {"kind": "port", "port": leak.port, "owner": leak.owner}
+        case LeakedDatabase():
+            return {
+                "kind": "database",
+                "name": leak.name,
+                "owner": leak.owner,
+                "doubt": leak.doubt or None,
+                "kept": leak.kept or None,
+            }
         case _:
             assert_never(leak)
 
