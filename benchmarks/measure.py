@@ -8,12 +8,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SCRIPT_PREFIX = "bench_script"  # processes whose command line names it are the benchmark's own
 _POLL_SECONDS = 0.005
+_WITHHELD = ("E2E_RUN", "PG", "DATABASE_URL")  # what names of variables begin with
 
 
 class BenchmarkError(Exception):
@@ -60,8 +61,12 @@ def run(
     extra: Mapping[str, str] | None = None,
     watch: bool = False,
 ) -> Finished:
-    """Run a command; raise `BenchmarkError` with its output when its exit code is another one."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("E2E_RUN")}
+    """Run a command; raise `BenchmarkError` with its output when its exit code is another one.
+
+    The caller's settings of e2e-run and of PostgreSQL's clients do not reach it; `extra` does. It is
+    terminated when this call is interrupted.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(_WITHHELD)}
     helpers = _Helpers()
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
@@ -73,8 +78,13 @@ def run(
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-        with helpers.watched(process.pid) if watch else contextlib.nullcontext():
-            _, status, usage = os.wait4(process.pid, 0)
+        try:
+            with helpers.watched(process.pid) if watch else contextlib.nullcontext():
+                _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
@@ -149,13 +159,19 @@ def read_proc(path: str | Path) -> bytes:
 def interleave(rounds: int, sides: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
     """Call every side once a round, starting with another one each time."""
     results: dict[str, list[float]] = {name: [] for name in sides}
+    for name in turns(rounds, sides):
+        results[name].append(sides[name]())
+    return results
+
+
+def turns(rounds: int, sides: Collection[str]) -> Iterator[str]:
+    """Give the names of the sides in the order in which `interleave` calls them."""
     names = list(sides)
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             say(f"  round {number + 1} of {rounds}: {name}")
-            results[name].append(sides[name]())
-    return results
+            yield name
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -178,7 +194,7 @@ def _number(value: float, unit: str) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
-def as_json(figures: Sequence[Figure]) -> str:
+def as_json(figures: Sequence[Figure], schema: str = "e2e-run-overhead/1") -> str:
     """Give the figures as one JSON document."""
     rows = [{**asdict(figure), "met": figure.met} for figure in figures]
-    return json.dumps({"schema": "e2e-run-overhead/1", "figures": rows}, indent=2)
+    return json.dumps({"schema": schema, "figures": rows}, indent=2)
