@@ -7,7 +7,7 @@ since the run started, on the monotonic clock.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from e2e_runner.model import Plan, Result, RunInfo
+from e2e_runner.model import Metric, Plan, Result, RunInfo
 
 
 class Phase(StrEnum):
@@ -60,6 +60,38 @@ class OutputWritten:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    """A running example told that a step began. `depth` counts the steps around it."""
+
+    at: float
+    path: str
+    title: str
+    depth: int = 0
+    section: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished:
+    """A running example told that a step ended. `error` is empty when it did not fail."""
+
+    at: float
+    path: str
+    title: str
+    depth: int = 0
+    duration: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricReported:
+    """A running example told a figure."""
+
+    at: float
+    path: str
+    metric: Metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleFinished:
     """The verdict on one example. Every example of the plan gets exactly one, not-run included."""
 
@@ -99,6 +131,9 @@ Event = (
     | ExampleStarted
     | PhaseChanged
     | OutputWritten
+    | StepStarted
+    | StepFinished
+    | MetricReported
     | ExampleFinished
     | Warned
     | Interrupted

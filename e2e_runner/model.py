@@ -400,6 +400,35 @@ class LeakedDatabase:
 Leak = LeakedProcess | LeakedPort | LeakedDatabase
 
 
+class StepOutcome(StrEnum):
+    """What became of a step."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNFINISHED = "unfinished"  # the script ended, or was ended, in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step of its story, as the script told it."""
+
+    title: str
+    started: float  # seconds since the script was started
+    duration: float
+    outcome: StepOutcome
+    depth: int = 0  # how many steps are around it
+    section: str = ""
+    error: str = ""  # why it failed, in one line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A figure that the script told."""
+
+    name: str
+    value: int | float | str | bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The verdict on one example, with the evidence."""
@@ -424,6 +453,9 @@ class Result:
     hints: tuple[str, ...] = ()  # one sentence of advice each
     notes: tuple[str, ...] = ()  # facts worth a line, such as "needed SIGKILL"
     command: str = ""  # to run it by hand, from the root
+    steps: tuple[Step, ...] = ()  # in the order in which they began
+    metrics: tuple[Metric, ...] = ()
+    summary: str = ""  # what the script says of itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,24 +1,16 @@
 """One server in the foreground, fresh or kept, until a signal ends it.
 
-It lives as the servers of runs do, and dies with this process as they do. What it needs beside its
-data lies in a folder of its own in the temporary folder, so that it is none of a project's runs. Left by a
-call that was killed together with its helpers, such a folder is removed by the next call.
+It lives as the servers of runs do, and dies with this process as they do.
 """
 
 import asyncio
 import contextlib
-import os
 import signal
-import stat
-import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from e2e_runner import kept_cluster, rundir
+from e2e_runner import apart, kept_cluster
 from e2e_runner.embedded import NAME_A_SERVER, CannotStart, EmbeddedServer, EmbeddedServers
-from e2e_runner.engine import new_run_id
 from e2e_runner.errors import SetupError
 from e2e_runner.kept_cluster import Kept
 from e2e_runner.model import ServerAddress
@@ -26,12 +18,8 @@ from e2e_runner.postgres.cluster import tail
 from e2e_runner.postgres.connection import Unreachable
 from e2e_runner.postgres.private import databases_beyond
 from e2e_runner.stop import Stop
-from e2e_runner.supervise.client import Supervisor
-from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.supervise.launch import Spawner
-from e2e_runner.trees import remove_tree
 
-_PREFIX = f"{rundir.PREFIX}postgres-"
 _EVERYWHERE = ("postgres", "template0", "template1")
 _OF_TEMPLATES = "e2e_template_"  # the beginning of the names of what databases are copies of
 
@@ -66,9 +54,12 @@ async def serve(
         stack.enter_context(_signals(stop))
         if kept is not None:
             stack.enter_context(kept_cluster.hold(kept))
-        state = stack.enter_context(_state_folder())
+        state = stack.enter_context(apart.state_folder("postgres"))
         try:
-            async with _servers(spawner, state, environ) as servers:
+            async with (
+                apart.supervised(spawner, state) as (supervisor, run_dir),
+                EmbeddedServers.open(supervisor, run_dir, environ=environ) as servers,
+            ):
                 server = await _started(servers, kept, port, stop)
                 if server is None:
                     return stop.signal
@@ -138,62 +129,6 @@ async def _ended(server: EmbeddedServer, stop: Stop) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def _servers(
-    spawner: Spawner, state: Path, environ: Mapping[str, str]
-) -> AsyncIterator[EmbeddedServers]:
-    with rundir.open_run(state, new_run_id(time.time())) as run_dir:
-        async with Supervisor.open(
-            spawner,
-            wanted=None,
-            run_id=run_dir.id,
-            scratch=run_dir.scratch,
-            log=run_dir.spawner_log,
-        ) as supervisor:
-            if supervisor.cgroups is not None:
-                run_dir.note_cgroup(supervisor.cgroups)
-            supervisor.remove_at_end(state)
-            async with EmbeddedServers.open(supervisor, run_dir, environ=environ) as servers:
-                yield servers
-
-
-@contextlib.contextmanager
-def _state_folder() -> Iterator[Path]:
-    """Have a folder for the length of the block, and remove what dead calls left. Raises SetupError."""
-    parent = Path(tempfile.gettempdir())
-    for left in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            _remove_dead(left)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    except OSError as error:
-        raise SetupError(
-            f"The temporary folder {parent} cannot be used: {error.strerror}",
-            remedy="make it writable and see that its disk has room, or name another by TMPDIR",
-        ) from error
-    try:
-        yield folder
-    finally:
-        with contextlib.suppress(OSError):
-            _remove_dead(folder)
-        if not rundir.dead_runs(folder):
-            remove_tree(folder)
-
-
-def _remove_dead(folder: Path) -> None:
-    """Remove the folder of a call that died, with what it had made elsewhere. Raises OSError."""
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        return
-    dead = rundir.dead_runs(folder)
-    for run in dead:
-        if run.cgroup is not None:
-            reclaim_cgroup(run.cgroup, run.id)
-        rundir.forget(folder, run)
-    if dead and not rundir.dead_runs(folder):
-        remove_tree(folder)
 
 
 @contextlib.contextmanager

@@ -14,11 +14,14 @@ from e2e_runner.events import (
     ExampleFinished,
     ExampleStarted,
     Interrupted,
+    MetricReported,
     OutputWritten,
     Phase,
     PhaseChanged,
     RunFinished,
     RunStarted,
+    StepFinished,
+    StepStarted,
     Warned,
 )
 from e2e_runner.model import Deselected, Plan, Result, RunInfo, Status
@@ -82,7 +85,7 @@ class RunState:
                 )
             case PhaseChanged():
                 self._enter(event)
-            case OutputWritten():
+            case OutputWritten() | StepStarted() | StepFinished() | MetricReported():
                 pass
             case ExampleFinished():
                 self.running.pop(event.result.path, None)

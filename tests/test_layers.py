@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "e2e_runner"
 ROOT = "e2e_runner"
 
 # A part is a module of the package, or a whole package in it.
-VOCABULARY = {"errors", "events", "model", "text"}
+VOCABULARY = {"errors", "events", "model", "records", "text"}
 DECISIONS = {
     *("addresses", "config", "config_file", "dbnames", "discovery", "globs", "hints", "kinds"),
     *("layers", "metadata", "parsers", "settings", "state", "sweep_plan", "toml_lines", "verdict"),
@@ -29,17 +29,27 @@ ADAPTERS = (
     {"logs", "rundir", "workspace"},
 )
 ORCHESTRATION = {
-    *("attempt", "databases", "embedded", "engine", "fresh_cluster", "kept_cluster", "preflight"),
+    *(
+        "apart",
+        "attempt",
+        "databases",
+        "embedded",
+        "engine",
+        "fresh_cluster",
+        "kept_cluster",
+        "preflight",
+    ),
     *("programs", "script", "serve_postgres", "server_host", "stop", "sweep"),
 }
 PRESENTATION = {"report"}
 COMMAND_LINE = {"__main__", "cli"}
+KIT = {"kit"}  # what examples import: a way in of its own, beside the command line
 TOOLS = {"docs"}  # run by hand, imported by nothing
 SHARED = {"segments", "trees"}  # the standard library alone, for the spawner process too
 VERSION = {"__init__"}  # `e2e_runner` itself: a version, which everything may read
 
 ALL_PARTS = VOCABULARY.union(
-    DECISIONS, *ADAPTERS, ORCHESTRATION, PRESENTATION, COMMAND_LINE, TOOLS, SHARED, VERSION
+    DECISIONS, *ADAPTERS, ORCHESTRATION, PRESENTATION, COMMAND_LINE, KIT, TOOLS, SHARED, VERSION
 )
 INSIDE = VOCABULARY.union(DECISIONS, *ADAPTERS, ORCHESTRATION)
 
@@ -53,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(ORCHESTRATION, INSIDE | SHARED),
     **dict.fromkeys(PRESENTATION, VOCABULARY | PRESENTATION | {"state", "sweep_plan", "verdict"}),
     **dict.fromkeys(COMMAND_LINE, INSIDE | PRESENTATION | COMMAND_LINE),
+    **dict.fromkeys(KIT, INSIDE | SHARED | KIT),
     **dict.fromkeys(TOOLS, VOCABULARY | DECISIONS),
 }
 

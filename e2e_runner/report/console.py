@@ -13,10 +13,13 @@ from e2e_runner.events import (
     ExampleFinished,
     ExampleStarted,
     Interrupted,
+    MetricReported,
     OutputWritten,
     PhaseChanged,
     RunFinished,
     RunStarted,
+    StepFinished,
+    StepStarted,
     Warned,
 )
 from e2e_runner.model import Result
@@ -82,6 +85,8 @@ class ConsoleReporter:
                     self._say([_progress(event)])
             case OutputWritten():
                 self._pass_through(event.text)
+            case StepStarted() | StepFinished() | MetricReported():
+                pass
             case ExampleFinished():
                 self._finish_example(event.result, state)
             case Warned():

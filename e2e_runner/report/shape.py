@@ -10,10 +10,13 @@ from e2e_runner.events import (
     ExampleFinished,
     ExampleStarted,
     Interrupted,
+    MetricReported,
     OutputWritten,
     PhaseChanged,
     RunFinished,
     RunStarted,
+    StepFinished,
+    StepStarted,
     Warned,
 )
 from e2e_runner.model import (
@@ -156,7 +159,14 @@ def event_shape(event: Event, state: RunState) -> Shape:
 
 
 def _small_event_shape(
-    event: ExampleStarted | PhaseChanged | OutputWritten | Warned | Interrupted,
+    event: ExampleStarted
+    | PhaseChanged
+    | OutputWritten
+    | StepStarted
+    | StepFinished
+    | MetricReported
+    | Warned
+    | Interrupted,
 ) -> Shape:
     match event:
         case ExampleStarted():
@@ -167,6 +177,26 @@ def _small_event_shape(
             return _event("phase-changed", event.at) | shape
         case OutputWritten():
             return _event("output-written", event.at) | {"path": event.path, "text": event.text}
+        case StepStarted():
+            shape = {
+                "path": event.path,
+                "title": event.title,
+                "depth": event.depth,
+                "section": event.section,
+            }
+            return _event("step-started", event.at) | shape
+        case StepFinished():
+            shape = {
+                "path": event.path,
+                "title": event.title,
+                "depth": event.depth,
+                "duration": seconds(event.duration),
+                "error": event.error,
+            }
+            return _event("step-finished", event.at) | shape
+        case MetricReported():
+            shape = {"path": event.path, "name": event.metric.name, "value": event.metric.value}
+            return _event("metric", event.at) | shape
         case Warned():
             return _event("warned", event.at) | {"message": event.message, "path": event.path}
         case Interrupted():

@@ -1,0 +1,5 @@
+"""What examples are written with: isolated databases, servers, polling, checks, and narration.
+
+It works with no runner around. Under ``e2e-run`` the same calls also tell the run what the script is
+doing, and use what the run has prepared for it.
+"""
