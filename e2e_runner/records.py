@@ -14,10 +14,10 @@ VARIABLE = "E2E_RUN_RECORDS"
 
 LONGEST_TEXT = 500  # characters of a title, a name or an error; the rest is cut
 LONGEST_LINE = 16384  # bytes; a longer line is no record
-_LARGEST_ID = 2**53
+_LARGEST = 2**53  # of ids and of whole numbers: beyond it, readers of JSON lose digits
 _LONGEST_TIME = 1e9  # seconds
 
-Value: TypeAlias = "int | float | str | bool"
+Value: TypeAlias = int | float | str | bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +70,13 @@ Record = SectionBegan | StepBegan | StepEnded | MetricTold | SummaryTold
 def encode(record: Record) -> bytes:
     r"""Give the line of a record, with its newline.
 
+    Long texts are cut, and a number that no reader takes is told in words; `step`, `within` and `at`
+    are the writer's own and must be in their ranges.
+
     >>> encode(SectionBegan(at=1.5, title="Orders"))
     b'{"record": "section", "at": 1.5, "title": "Orders"}\n'
     """
-    return json.dumps(_shape(record), ensure_ascii=True).encode() + b"\n"
+    return json.dumps(_shape(record), ensure_ascii=True).encode("ascii") + b"\n"
 
 
 def _shape(record: Record) -> dict[str, Any]:
@@ -96,7 +99,9 @@ def _shape(record: Record) -> dict[str, Any]:
                 "error": _cut(record.error),
             }
         case MetricTold():
-            value = _cut(record.value) if isinstance(record.value, str) else record.value
+            value = _value(record.value)
+            if value is None:
+                value = _in_words(record.value)
             return {"record": "metric", "at": record.at, "name": _cut(record.name), "value": value}
         case SummaryTold():
             return {"record": "summary", "at": record.at, "text": _cut(record.text)}
@@ -148,26 +153,31 @@ def _cut(text: str) -> str:
 
 
 def _is_id(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST_ID
+    return type(value) is int and 0 <= value <= _LARGEST  # bool is an int for Python, and no id
 
 
 def _number(value: object) -> float | None:
-    """Take a time; bool is an int for Python, and no time."""
-    if type(value) in {int, float} and isinstance(value, int | float):
-        if isinstance(value, int) and abs(value) > _LONGEST_TIME:
-            return None
-        if math.isfinite(value) and abs(value) <= _LONGEST_TIME:
-            return float(value)
-    return None
+    """Take a time: seconds, in a range that no machine's clock leaves."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if -_LONGEST_TIME <= value <= _LONGEST_TIME else None  # no NaN is between
 
 
 def _value(value: object) -> Value | None:
-    if isinstance(value, str):
-        return _cut(value)
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) <= _LARGEST_ID else None
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    match value:
+        case str():
+            return _cut(value)
+        case bool():
+            return value
+        case int():
+            return value if abs(value) <= _LARGEST else None
+        case float():
+            return value if math.isfinite(value) else None
     return None
+
+
+def _in_words(value: Value) -> str:
+    try:
+        return _cut(str(value))
+    except ValueError:  # more digits than Python writes
+        return "a number of more than 4,000 digits"
