@@ -3,3 +3,7 @@
 It works with no runner around. Under ``e2e-run`` the same calls also tell the run what the script is
 doing, and use what the run has prepared for it.
 """
+
+from e2e_runner.kit.names import unique_name
+
+__all__ = ["unique_name"]
