@@ -1,3 +1,3 @@
-"""A small trading service: login, the current user, and a live ticker. The examples run against it."""
+"""A small trading service on two databases. The examples run against it."""
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"

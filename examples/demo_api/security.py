@@ -31,14 +31,15 @@ def verify_password(password: str, password_hash: str) -> bool:
     )
 
 
-def create_token(username: str, *, secret: str, seconds: float, now: datetime) -> str:
-    """Sign a token that names `username` and is valid for `seconds` from `now`."""
-    claims = {"iss": _ISSUER, "sub": username, "iat": now, "exp": now + timedelta(seconds=seconds)}
+def create_token(user_id: int, *, secret: str, seconds: float, now: datetime) -> str:
+    """Sign a token that names a user and is valid for `seconds` from `now`."""
+    expires = now + timedelta(seconds=seconds)
+    claims = {"iss": _ISSUER, "sub": str(user_id), "iat": now, "exp": expires}
     return jwt.encode(claims, secret, algorithm=_ALGORITHM)
 
 
-def read_token(token: str, *, secret: str) -> str:
-    """Return the user name that a valid token carries; raise `InvalidTokenError` otherwise."""
+def read_token(token: str, *, secret: str) -> int:
+    """Give the id of the user whom a valid token names. Raises InvalidTokenError."""
     try:
         claims = jwt.decode(
             token,
@@ -47,13 +48,13 @@ def read_token(token: str, *, secret: str) -> str:
             issuer=_ISSUER,
             options={"require": ["exp", "sub"]},
         )
-    except jwt.InvalidTokenError as error:
+        return int(claims["sub"])
+    except (jwt.InvalidTokenError, ValueError) as error:
         raise InvalidTokenError(str(error)) from error
-    return str(claims["sub"])
 
 
 def utc_now() -> datetime:
-    """Return the present time with its zone."""
+    """Give the present time with its zone."""
     return datetime.now(UTC)
 
 

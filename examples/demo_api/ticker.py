@@ -1,91 +1,137 @@
-"""The WebSocket interface: live prices by symbol.
+"""The WebSocket interface: prices as they come.
 
-A client sends ``{"type": "subscribe", "symbol": "BTC-USD"}`` or ``unsubscribe``. The service answers
-``subscribed`` or ``unsubscribed``, then sends ``tick`` messages whose ``sequence`` counts from 1 for
-each subscription, and ``heartbeat`` messages as long as the connection is open. What it does not
-understand it answers with an ``error`` that says why; the connection stays open.
+A client sends its token first: ``{"type": "login", "token": "..."}``. In a message it is written to
+no log, as a part of the address would be. Then it sends ``{"type": "subscribe", "exchange": "...",
+"symbol": "...", "after": "..."}``, and gets a ``tick`` for each candle that opened after that time,
+stored ones and such as are loaded later, with a ``sequence`` that counts from 1. ``unsubscribe`` ends
+that. What the service does not understand it answers with an ``error`` that says why.
 """
 
 import asyncio
-import json
-from typing import Any
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
-from demo_api.market import OPENING_PRICES, walk
+from demo_api.access import user_of_token
+from demo_api.candles import Market, closes
+from demo_api.database import Databases, databases
+from demo_api.exchanges import is_listed
+from demo_api.security import InvalidTokenError
 from demo_api.settings import settings
 
 router = APIRouter()
+
+UNAUTHORIZED = 4401  # the code that the connection is closed with; 4000-4999 are the application's
+_LOGIN_SECONDS = 5.0
+
+
+class Login(BaseModel):
+    """Says who it is."""
+
+    type: Literal["login"]
+    token: str
+
+
+class Subscribe(Market):
+    """Asks for the ticks of a market."""
+
+    type: Literal["subscribe"]
+    after: AwareDatetime
+
+
+class Unsubscribe(Market):
+    """Asks for no more of them."""
+
+    type: Literal["unsubscribe"]
+
+
+_REQUEST: TypeAdapter[Subscribe | Unsubscribe] = TypeAdapter(
+    Annotated[Subscribe | Unsubscribe, Field(discriminator="type")]
+)
 
 
 @router.websocket("/ws/ticker")
 async def ticker(websocket: WebSocket) -> None:
     """Serve one connection until the client leaves."""
     await websocket.accept()
-    subscriptions: dict[str, asyncio.Task[None]] = {}
-    beat = asyncio.create_task(_send_heartbeats(websocket))
+    opened = databases(websocket)
     try:
-        while True:
-            reply = _handle(await websocket.receive_text(), websocket, subscriptions)
-            await websocket.send_json(reply)
-    except WebSocketDisconnect:
-        pass
-    finally:
-        tasks = [beat, *subscriptions.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _handle(
-    text: str, websocket: WebSocket, subscriptions: dict[str, asyncio.Task[None]]
-) -> dict[str, Any]:
-    """Act on one message and return the answer; a new task first runs after that is sent."""
-    try:
-        message = json.loads(text)
-    except ValueError:
-        return _error("not-json", "a message is a JSON object")
-    match message:
-        case {"type": "subscribe", "symbol": str(symbol)}:
-            return _subscribe(symbol, websocket, subscriptions)
-        case {"type": "unsubscribe", "symbol": str(symbol)}:
-            if symbol not in subscriptions:
-                return _error("not-subscribed", f"{symbol} is not subscribed on this connection")
-            subscriptions.pop(symbol).cancel()
-            return {"type": "unsubscribed", "symbol": symbol}
-        case _:
-            return _error("bad-request", 'send {"type": "subscribe", "symbol": "..."}')
-
-
-def _subscribe(
-    symbol: str, websocket: WebSocket, subscriptions: dict[str, asyncio.Task[None]]
-) -> dict[str, Any]:
-    if symbol not in OPENING_PRICES:
-        return _error("unknown-symbol", f"{symbol} is none of {', '.join(OPENING_PRICES)}")
-    if symbol in subscriptions:
-        return _error("already-subscribed", f"{symbol} is subscribed on this connection")
-    subscriptions[symbol] = asyncio.create_task(_send_ticks(websocket, symbol))
-    return {"type": "subscribed", "symbol": symbol}
-
-
-def _error(code: str, detail: str) -> dict[str, Any]:
-    return {"type": "error", "code": code, "detail": detail}
-
-
-async def _send_ticks(websocket: WebSocket, symbol: str) -> None:
-    for tick in walk(symbol):
-        await asyncio.sleep(settings.tick_seconds)
-        await websocket.send_json(
-            {
-                "type": "tick",
-                "symbol": tick.symbol,
-                "sequence": tick.sequence,
-                "price": str(tick.price),
-            }
+        login = Login.model_validate_json(
+            await asyncio.wait_for(websocket.receive_text(), _LOGIN_SECONDS)
         )
+        user = await user_of_token(login.token, opened.orm)
+    except WebSocketDisconnect:
+        return
+    except (TimeoutError, ValidationError, InvalidTokenError):
+        await websocket.close(UNAUTHORIZED, "Log in first, with a valid token")
+        return
+    await websocket.send_json({"type": "welcome", "user": user.email})
+    await _Connection(websocket, opened).serve()
 
 
-async def _send_heartbeats(websocket: WebSocket) -> None:
-    while True:
-        await asyncio.sleep(settings.beat_seconds)
-        await websocket.send_json({"type": "heartbeat"})
+class _Connection:
+    """What a client that has logged in is subscribed to."""
+
+    def __init__(self, websocket: WebSocket, opened: Databases) -> None:
+        self._websocket = websocket
+        self._databases = opened
+        self._subscriptions: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    async def serve(self) -> None:
+        try:
+            while True:
+                await self._answer(await self._websocket.receive_text())
+        except WebSocketDisconnect:
+            pass
+        finally:
+            for task in self._subscriptions.values():
+                task.cancel()
+            await asyncio.gather(*self._subscriptions.values(), return_exceptions=True)
+
+    async def _answer(self, text: str) -> None:
+        try:
+            request = _REQUEST.validate_json(text)
+        except ValidationError:
+            await self._error("bad-request", "send subscribe or unsubscribe as the manual says")
+            return
+        market = (request.exchange, request.symbol)
+        known = market in self._subscriptions
+        if isinstance(request, Unsubscribe):
+            if not known:
+                await self._error("not-subscribed", f"{request.symbol} is not subscribed")
+                return
+            self._subscriptions.pop(market).cancel()
+            await self._send("unsubscribed", request)
+        elif known:
+            await self._error("already-subscribed", f"{request.symbol} is subscribed")
+        elif not await is_listed(self._databases.orm, *market):
+            await self._error(
+                "unknown-symbol", f"{request.symbol} is not traded at {request.exchange}"
+            )
+        else:
+            await self._send("subscribed", request)
+            self._subscriptions[market] = asyncio.create_task(self._follow(request))
+
+    async def _follow(self, request: Subscribe) -> None:
+        sequence = 0
+        last = request.after
+        while True:
+            for opened_at, close in await closes(self._databases.ohlcv, request, after=last):
+                sequence += 1
+                last = opened_at
+                await self._send(
+                    *("tick", request),
+                    sequence=sequence,
+                    at=opened_at.isoformat(),
+                    price=str(close),
+                )
+                await asyncio.sleep(settings.tick_seconds)
+            await asyncio.sleep(settings.tick_seconds)
+
+    async def _error(self, code: str, detail: str) -> None:
+        await self._websocket.send_json({"type": "error", "code": code, "detail": detail})
+
+    async def _send(self, kind: str, market: Market, **more: object) -> None:
+        message = {"type": kind, "exchange": market.exchange, "symbol": market.symbol, **more}
+        await self._websocket.send_json(message)
