@@ -60,8 +60,9 @@ APPLICATION_VARIABLES = (
     *("PGSERVICE", "PGSERVICEFILE", "PGREQUIRESSL"),
     *_OPTIONS.values(),
 )
-# Those of e2e-run's own that hold an address, with a password that is none of a script's business.
-_OWN_VARIABLES = ("E2E_RUN_POSTGRES", "E2E_RUN_POSTGRES_ADMIN_URL")
+# Those of e2e-run's own that hold an address, with a password that is none of a script's business;
+# the last is of a run around this one.
+_OWN_VARIABLES = ("E2E_RUN_POSTGRES", "E2E_RUN_POSTGRES_ADMIN_URL", "E2E_RUN_DATABASES")
 
 _SCHEME = re.compile(r"(?:postgres|postgresql)(?:\+[a-z0-9_]+)?://", re.IGNORECASE)
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")

@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from e2e_runner import handover
 from e2e_runner.addresses import to_url, variables
 from e2e_runner.dbnames import attempt_name, database_names, token_of
 from e2e_runner.discovery.postgres import wants_postgres
+from e2e_runner.handover import Handover
 from e2e_runner.model import (
     DatabaseDefinition,
     Example,
@@ -24,7 +26,6 @@ from e2e_runner.model import (
     Plan,
     PostgresMode,
     PostgresScope,
-    PostgresSettings,
     RunSettings,
     ServerAddress,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 _SEE_TO_IT = (
     "See that the server runs and lets this user in, or have e2e-run bring its own: "
-    "--postgres embedded."
+    "--postgres embedded (or E2E_RUN_POSTGRES=embedded)."
 )
 
 # Seconds that a server still has once the end of the run was asked for twice.
@@ -70,7 +71,7 @@ class Grant(Protocol):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables that tell the script of it."""
+        """The variables that tell the script of it, with what it is handed (see `handover`)."""
 
     async def left_behind(self) -> tuple[LeakedDatabase, ...]:
         """List the databases that the attempt left, once nothing of it runs any more.
@@ -244,19 +245,14 @@ class Databases:
                 return replace(source, embedded=kept)
         except CannotStart as error:
             raise NoDatabase(error.reason, error.advice, facts=error.facts) from error
-        wanted = [
-            definition
-            for example in self._plan.examples
-            if wants_postgres(example)
-            for definition in definitions_of(example)
-        ]
+        wanting = [example for example in self._plan.examples if wants_postgres(example)]
         return _Private(
             servers,
-            settings,
-            wanted,
+            self._run,
+            [definition for example in wanting for definition in definitions_of(example)],
             token=token,
-            root=self._run.root,
             fill=self._fill(servers),
+            from_template=len(wanting) > 1,
         )
 
     async def _keep_if_wanted(self, kept: "_KeptLater") -> None:
@@ -303,7 +299,7 @@ class Databases:
             ) from error
         except NotUsable as error:
             raise NoDatabase(str(error), error.advice) from error
-        return _Shared(server=server, settings=settings)
+        return _Shared(server=server, run=self._run)
 
 
 # --- a server for each attempt -------------------------------------------------------------------
@@ -317,62 +313,105 @@ class _Private:
     def __init__(
         self,
         servers: "EmbeddedServers",
-        settings: PostgresSettings,
+        run: RunSettings,
         wanted: Definitions,
         *,
         token: str,
-        root: Path,
         fill: Fill,
+        from_template: bool,
     ) -> None:
-        """Note what the run will need: `wanted` are the definitions of all its examples."""
+        """Note what the run will need: `wanted` are the definitions of all its examples.
+
+        For a single attempt it takes longer to make a template than to fill the databases themselves:
+        then not `from_template`.
+        """
         self._servers = servers
-        self._settings = settings
+        self._run = run
         self._wanted = wanted
         self._token = token
-        self._root = root
         self._fill = fill
+        self._from_template = from_template
+        self._filling = asyncio.Lock()  # those who fill share a log
         self._base: asyncio.Task[_Base] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def give(self, number: int, definitions: Definitions) -> "_OwnServer":
         """Start a server and make the databases in it."""
-        from e2e_runner.embedded import CannotStart
         from e2e_runner.postgres.connection import Unreachable
-        from e2e_runner.postgres.private import make_databases
+        from e2e_runner.postgres.fill import FillFailed
 
-        if self._base is None:
-            self._base = asyncio.create_task(self._build())
-            self._base.add_done_callback(_seen)
-        try:
-            base = await asyncio.shield(self._base)
-            for definition in definitions:
-                if _content(definition) in base.failed:
-                    raise NoDatabase(base.failed[_content(definition)])
-            server = await self._servers.start(base.template)
-        except CannotStart as error:
-            raise NoDatabase(error.reason, error.advice, facts=error.facts) from error
-        except Unreachable as error:
-            raise NoDatabase(f"the embedded PostgreSQL does not answer: {error}") from error
         own = attempt_name(self._token, number)
         names = database_names(own, definitions)
-        wanted = {names[each.name]: base.names.get(_content(each)) for each in definitions}
+        server, templates = await self._start(definitions)
         try:
-            known = await make_databases(server.admin, wanted or {own: None})
+            known = await self._make(server, own, names, definitions, templates)
+        except FillFailed as error:
+            await server.stop()
+            raise NoDatabase(str(error)) from error
         except Unreachable as error:
             await server.stop()
             raise NoDatabase(f"the embedded PostgreSQL does not answer: {error}") from error
         except BaseException:
             await server.stop()
             raise
-        address = replace(server.address, database=next(iter(wanted), own))
+        address = replace(server.address, database=next(iter(names.values()), own))
         return _OwnServer(
             server,
             known=known,
-            names=frozenset(wanted or {own}),
-            environment=variables(address, names, definitions, self._settings.env),
-            root=self._root,
+            names=frozenset(names.values() or {own}),
+            environment=_environment(
+                address, names, definitions, self._run, base=own, psql=self._servers.psql
+            ),
+            root=self._run.root,
             stop_soon=self._stop_soon,
         )
+
+    async def _start(
+        self, definitions: Definitions
+    ) -> "tuple[EmbeddedServer, Mapping[_Content, str]]":
+        """Start a server; gives with it the databases that it has to make others of."""
+        from e2e_runner.embedded import CannotStart
+        from e2e_runner.postgres.connection import Unreachable
+
+        try:
+            if not self._from_template:
+                return await self._servers.start(), {}
+            if self._base is None:
+                self._base = asyncio.create_task(self._build())
+                self._base.add_done_callback(_seen)
+            base = await asyncio.shield(self._base)
+            for definition in definitions:
+                if _content(definition) in base.failed:
+                    raise NoDatabase(base.failed[_content(definition)])
+            return await self._servers.start(base.template), base.names
+        except CannotStart as error:
+            raise NoDatabase(error.reason, error.advice, facts=error.facts) from error
+        except Unreachable as error:
+            raise NoDatabase(f"the embedded PostgreSQL does not answer: {error}") from error
+
+    async def _make(
+        self,
+        server: "EmbeddedServer",
+        own: str,
+        names: Mapping[str, str],
+        definitions: Definitions,
+        templates: "Mapping[_Content, str]",
+    ) -> frozenset[int]:
+        """Make the databases; gives the oids of all that there are then. Raises Unreachable, FillFailed."""
+        from e2e_runner.postgres.private import make_databases
+
+        wanted = {names[each.name]: templates.get(_content(each)) for each in definitions}
+        known = await make_databases(server.admin, wanted or {own: None})
+        unfilled = [
+            each for each in definitions if _is_filled(each) and not wanted[names[each.name]]
+        ]
+        for definition in unfilled:
+            address = replace(server.address, database=names[definition.name])
+            async with self._filling:
+                await self._fill(address, definition)
+        if any(each.command for each in unfilled):  # which may have made other databases
+            known = await make_databases(server.admin, {})
+        return known
 
     async def close(self) -> None:
         """Wait until the servers of attempts that have ended are gone."""
@@ -390,7 +429,7 @@ class _Private:
         """Make the template of all servers, with the databases that are to be cloned in it."""
         contents: dict[_Content, DatabaseDefinition] = {}
         for definition in self._wanted:
-            if definition.template or definition.command:
+            if _is_filled(definition):
                 contents.setdefault(_content(definition), definition)
         if not contents:
             return _Base()
@@ -419,6 +458,10 @@ class _Private:
 
 # What fills a database: files, and a command, which may go by the variables that it is told.
 _Content = tuple[tuple[Path, ...], tuple[str, ...], tuple[str, ...]]
+
+
+def _is_filled(definition: DatabaseDefinition) -> bool:
+    return bool(definition.template or definition.command)
 
 
 def _content(definition: DatabaseDefinition) -> _Content:
@@ -489,7 +532,7 @@ class _Shared:
     """Gives each attempt databases, and a role where it may, on one server."""
 
     server: "SharedServer"
-    settings: PostgresSettings
+    run: RunSettings
     embedded: "_KeptLater | None" = None  # the server itself, where the run brought it
 
     @property
@@ -508,7 +551,14 @@ class _Shared:
         return _Part(
             source=self,
             given=given,
-            environment=variables(given.address, given.names, definitions, self.settings.env),
+            environment=_environment(
+                given.address,
+                given.names,
+                definitions,
+                self.run,
+                base=given.base,
+                templates=given.clonable,
+            ),
         )
 
     async def close(self) -> None:
@@ -587,6 +637,32 @@ def _command(folder: Path, root: Path) -> str:
     """Give the command that serves a kept server, as it is typed in the project's root."""
     shown = folder.relative_to(root) if folder.is_relative_to(root) else folder
     return f"e2e-run postgres {shlex.quote(shown.as_posix())}"
+
+
+def _environment(
+    address: ServerAddress,
+    names: Mapping[str, str],
+    definitions: Definitions,
+    run: RunSettings,
+    *,
+    base: str,
+    templates: Mapping[str, str] | None = None,
+    psql: Path | None = None,
+) -> dict[str, str]:
+    """Give the variables that tell a script of what it was given, and what it is handed besides."""
+    told = variables(address, names, definitions, run.postgres.env)
+    handed = Handover(
+        base=base,
+        address=address,
+        prepared=handover.prepare(
+            definitions, run.postgres.databases, names=names, templates=templates or {}, base=base
+        ),
+        env=run.postgres.env,
+        root=run.root,
+        python=run.python,
+        psql=psql,
+    )
+    return {**told, handover.VARIABLE: handover.encode(handed)}
 
 
 def with_interpreter(environ: Mapping[str, str], python: str) -> dict[str, str]:

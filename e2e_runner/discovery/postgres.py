@@ -41,6 +41,8 @@ _DRIVERS_TEXT = re.compile(
     r"""|\b(pgsql:|pg_p?connect\b|dbi:Pg\b|PG\.connect\b|github\.com/(?:lib/pq|jackc/pgx))""",
     re.IGNORECASE,
 )
+_KIT = "e2e_runner.kit"
+_OF_KIT = "databases"  # what makes databases there
 _AT_COMMAND = r"""(?:^|[\s;&|({`"'/])"""
 
 # A file that a test framework or a person never hands to Python costs a handful of searches.
@@ -48,7 +50,7 @@ _NEEDLES = (
     *(b"postgres", b"psycopg", b"asyncpg", b"aiopg", b"pg8000", b"psqlpy", b"procrastinate"),
     *(b"psql", b"pg_", b"pgdb", b"pgvector", b"pgbench", b"createdb", b"dropdb", b"createuser"),
     *(b"dropuser", b"clusterdb", b"reindexdb", b"vacuumdb", b"PostgresDsn", b"dbi:Pg", b"PG."),
-    *(b"'pg", b'"pg', b"pgsql", b"lib/pq", b"jackc/pgx", b"pydantic_settings"),
+    *(b"'pg", b'"pg', b"pgsql", b"lib/pq", b"jackc/pgx", b"pydantic_settings", b"e2e_runner"),
 )
 
 
@@ -89,6 +91,8 @@ def postgres_in_nodes(
     """Say what in a Python script wants PostgreSQL; an empty string where nothing does."""
     modules = sorted(name for level, name in imports if level == 0)
     tops = {name.partition(".")[0] for name in modules}
+    if _uses_kit(nodes, modules):
+        return f"uses {_KIT}.{_OF_KIT}"
     if drivers := sorted(tops & _DRIVERS):
         return f"imports {drivers[0]}"
     if "pydantic.PostgresDsn" in modules:
@@ -133,6 +137,17 @@ def server_of_its_own(data: bytes, marks: Marks) -> str:
         return ""
     host = found[1].decode()
     return host if found[2] else f"{host}:{DEFAULT_PORT}"
+
+
+def _uses_kit(nodes: Iterable[ast.AST], modules: Collection[str]) -> bool:
+    """Say whether a script uses what makes databases, by whatever name it has imported the kit."""
+    if f"{_KIT}.{_OF_KIT}" in modules or f"{_KIT}.isolation" in modules:
+        return True
+    return _KIT in modules and any(
+        (isinstance(node, ast.Attribute) and node.attr == _OF_KIT)
+        or (isinstance(node, ast.Name) and node.id == _OF_KIT and f"{_KIT}.*" in modules)
+        for node in nodes
+    )
 
 
 def _program(text: str) -> str:

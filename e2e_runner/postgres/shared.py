@@ -84,6 +84,7 @@ class Given:
     role: str | None  # None: it shares a user, see `SharedServer.attribution`
     role_oid: int | None
     templates: frozenset[str]  # roles that own what was cloned
+    clonable: Mapping[str, str]  # templates that its user owns and may clone too, by definition
     made: frozenset[str]  # names of the databases that were made for it
     oids: frozenset[int]  # of those
     before: frozenset[int]  # of the databases that there were
@@ -376,6 +377,11 @@ class SharedServer:
             role=role,
             role_oid=role_oid,
             templates=roles,
+            clonable={
+                key: template.name
+                for key, name in names.items()
+                if (template := wanted[name]) is not None and template.role is None
+            },
             made=frozenset(wanted),
             oids=frozenset(row["oid"] for row in rows if row["ours"]),
             before=frozenset(row["oid"] for row in rows),
