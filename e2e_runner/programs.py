@@ -18,15 +18,14 @@ async def run_program(
     env: Mapping[str, str],
     cwd: Path,
     log: Path,
-    stdin: Path | None = None,
 ) -> int:
     """Run a program to its end; gives its exit code, or minus the number of the signal that killed it.
 
     Its output is added to `log`, and so is the reason where it cannot be started (127, as a shell has
     it). When the caller is cancelled, or the run dies, everything that it started dies too. Raises
-    OSError for the files.
+    OSError for the log.
     """
-    source = os.open(stdin or os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:

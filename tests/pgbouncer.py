@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import servers
+from harness import free_port
 
 from e2e_runner.model import ServerAddress
 
@@ -61,13 +61,10 @@ def running_pgbouncer(
     configuration. Skips the test where there is no PgBouncer; in CI that fails it. It dies with the
     tests, however they end, and with the block, even one that has stopped or killed it.
     """
-    program = pgbouncer_program()
-    if program is None:
-        servers.missing("PgBouncer")
-        raise AssertionError  # for the type checker: `missing` does not return
+    program = pgbouncer_program() or servers.missing("PgBouncer")
     folder = Path(tempfile.mkdtemp(prefix="e2e-test-pgbouncer-"))
     try:
-        port = _free_port()
+        port = free_port()
         log = folder / "log"
         (folder / "users.txt").write_text(f'"{servers.ADMIN}" ""\n')
         (folder / "pgbouncer.ini").write_text(_configuration(server, folder, port, mode, settings))
@@ -124,13 +121,6 @@ def _dies_with_us() -> list[str]:
         return [setpriv, "--pdeathsig=KILL", *words, "--"]
     assert not words, "setpriv (util-linux) is needed to start PgBouncer as root"
     return []
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> None:

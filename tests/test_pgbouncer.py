@@ -3,16 +3,15 @@
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 import psutil
@@ -20,6 +19,7 @@ import pytest
 import servers
 from harness import wait_gone, wait_until
 from pgbouncer import PgBouncer, pgbouncer_program, running_pgbouncer
+from servers import run
 
 from e2e_runner.dbnames import lease_key
 from e2e_runner.postgres.connection import ServerFacts, Unreachable, connect, connected, describe
@@ -27,18 +27,12 @@ from e2e_runner.postgres.connection import ServerFacts, Unreachable, connect, co
 TESTS = Path(__file__).parent
 KEY = lease_key("20261121_094345_0a1b2c")
 
-T = TypeVar("T")
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[servers.Server]:
-    found = servers.debian_binaries() or servers.wheel_binaries()
-    if found is None:
-        servers.missing("PostgreSQL")
-        raise AssertionError
     if pgbouncer_program() is None:
         servers.missing("PgBouncer")
-    with servers.running_server(found) as running:
+    with servers.running_server(servers.some_binaries()) as running:
         running.sql("CREATE ROLE plain LOGIN")
         yield running
 
@@ -54,14 +48,6 @@ def narrow(server: servers.Server) -> Iterator[PgBouncer]:
     """Transaction mode, and two connections for everybody."""
     with running_pgbouncer(server, settings={"default_pool_size": "2"}) as running:
         yield running
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; what was never awaited or closed becomes a warning now, and so an error."""
-    try:
-        return asyncio.run(coroutine, debug=True)
-    finally:
-        gc.collect()
 
 
 def holders(server: servers.Server) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import json
 import os
 import shutil
@@ -14,13 +13,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import servers
-from harness import wait_until
+from harness import free_port, wait_until
+from servers import run
 
 from e2e_runner.model import ServerAddress
 from e2e_runner.postgres.connection import (
@@ -49,32 +49,17 @@ MAX_CONNECTIONS = 12
 RIGHT, WRONG = "right", "guessed"
 RESERVED = 3  # for superusers, by default
 
-T = TypeVar("T")
 
-
-def binaries(which: str) -> Path:
-    found = servers.debian_binaries() if which == "system" else servers.wheel_binaries()
-    if found is None:
-        servers.missing(f"PostgreSQL ({which})")
-        raise AssertionError
-    return found
-
-
-@pytest.fixture(scope="module", params=["system", "wheel"])
+@pytest.fixture(scope="module", params=servers.VERSIONS)
 def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
-    settings = {"max_connections": str(MAX_CONNECTIONS)}
-    with servers.running_server(binaries(request.param), hba=HBA, settings=settings) as running:
+    # The workers of autovacuum count as sessions.
+    settings = {"max_connections": str(MAX_CONNECTIONS), "autovacuum": "off"}
+    with servers.running_server(
+        servers.binaries(request.param), hba=HBA, settings=settings
+    ) as running:
         for statement in ROLES:
             running.sql(statement)
         yield running
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; what was never awaited or closed becomes a warning now, and so an error."""
-    try:
-        return asyncio.run(coroutine, debug=True)
-    finally:
-        gc.collect()
 
 
 async def facts(address: ServerAddress) -> ServerFacts:
@@ -142,7 +127,6 @@ def test_an_ordinary_user_is_told_what_it_may(
     assert (found.user, found.superuser, found.pooled) == (user, False, False)
     assert (found.may_create_roles, found.may_create_databases) == (may_create, may_create)
     assert found.free_connections == free
-    assert found.can_force
 
 
 def test_connections_of_others_are_counted_though_an_ordinary_user_may_not_see_them(
@@ -471,7 +455,7 @@ def certificate() -> Iterator[Path]:
         )
         (folder / "server.key").chmod(0o600)
         for each in (folder, *folder.iterdir()):
-            servers._hand_over(each)
+            servers.hand_over(each)
         yield folder
     finally:
         shutil.rmtree(folder)
@@ -484,7 +468,7 @@ def test_a_server_that_insists_on_tls(certificate: Path) -> None:
         "ssl_key_file": str(certificate / "server.key"),
     }
     hba = "hostssl all all all trust\nhost all plain all reject"
-    with servers.running_server(binaries("system"), settings=settings, hba=hba) as server:
+    with servers.running_server(servers.binaries("system"), settings=settings, hba=hba) as server:
         server.sql("CREATE ROLE plain LOGIN")
         address = server.address(user="plain")
         assert run(facts(address)).user == "plain"  # TLS is tried first
@@ -500,7 +484,7 @@ def test_a_server_that_insists_on_tls(certificate: Path) -> None:
 
 
 def test_a_server_that_shuts_down() -> None:
-    with servers.running_server(binaries("system")) as server:
+    with servers.running_server(servers.binaries("system")) as server:
 
         async def ask() -> str:
             async with connected(server.address()):  # which a smart shutdown waits for
@@ -518,7 +502,7 @@ def test_a_server_that_shuts_down() -> None:
 
 def test_a_server_that_starts() -> None:
     with (
-        servers.running_server(binaries("system")) as other,
+        servers.running_server(servers.binaries("system")) as other,
         starting_server(other) as address,
     ):
         said: list[str] = []
@@ -537,55 +521,29 @@ def starting_server(other: servers.Server) -> Iterator[ServerAddress]:
     other.sql("CHECKPOINT")
     folder = Path(tempfile.mkdtemp(prefix="e2e-test-starting-"))
     try:
-        servers._hand_over(folder)
+        servers.hand_over(folder)
         data = folder / "data"
         subprocess.run(["cp", "-a", other.data, data], check=True)
         (data / "postmaster.pid").unlink()
         (data / "recovery.signal").touch()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        options = {
-            "port": str(port),
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": str(folder),
-            "restore_command": "exec sleep 600",
-            "dynamic_shared_memory_type": "mmap",
-        }
-        process = subprocess.Popen(
-            [
-                *(str(other.binaries / "postgres"), "-D", str(data)),
-                *(word for name, value in options.items() for word in ("-c", f"{name}={value}")),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL,
-            cwd="/",
-            **servers._identity(),
-        )
-        try:
+        port = free_port()
+        archive = {"restore_command": "exec sleep 600"}
+        with servers.started(other.binaries, data, port, archive):
             yield dataclasses.replace(other.address(), port=port)
-        finally:
-            process.send_signal(signal.SIGQUIT)  # to the restore command too
-            process.wait(timeout=30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_backend_that_hangs_does_not_hold_us(server: servers.Server) -> None:
-    pids: list[int] = []
-
     async def leave() -> None:
-        async with connected(server.address(), patience=0.2) as connection:
-            pids.append(connection.get_server_pid())
-            os.kill(pids[0], signal.SIGSTOP)
+        with contextlib.ExitStack() as stack:
+            # The patience is that of getting in, too, which takes no more than a moment.
+            async with connected(server.address(), patience=3) as connection:
+                stack.enter_context(servers.stopped(connection.get_server_pid()))
 
-    try:
-        begin = time.monotonic()
-        run(leave())
-        assert time.monotonic() - begin < 10
-    finally:
-        os.kill(pids[0], signal.SIGCONT)
+    begin = time.monotonic()
+    run(leave())
+    assert time.monotonic() - begin < 20
     wait_until_alone(server)
 
 

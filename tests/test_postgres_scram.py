@@ -1,9 +1,8 @@
-import asyncio
 import secrets
 from dataclasses import replace
 
 import pytest
-from servers import running_server, wheel_binaries
+from servers import binaries, run, running_server
 
 from e2e_runner.dbnames import quote_literal
 from e2e_runner.postgres.connection import Unreachable, connected
@@ -11,10 +10,8 @@ from e2e_runner.postgres.scram import verifier
 
 
 def test_a_server_takes_the_verifier_and_lets_its_password_in() -> None:
-    binaries = wheel_binaries()
-    assert binaries is not None
     password = secrets.token_urlsafe(24)
-    with running_server(binaries, hba="host all guest all scram-sha-256") as server:
+    with running_server(binaries("wheel"), hba="host all guest all scram-sha-256") as server:
         server.sql(f"CREATE ROLE guest LOGIN PASSWORD {quote_literal(verifier(password))}")
         [stored] = server.sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'guest'")
         assert stored.startswith("SCRAM-SHA-256$64:")
@@ -24,9 +21,9 @@ def test_a_server_takes_the_verifier_and_lets_its_password_in() -> None:
             async with connected(address) as connection:
                 return str(await connection.fetchval("SELECT current_user"))
 
-        assert asyncio.run(log_in(password)) == "guest"
+        assert run(log_in(password)) == "guest"
         with pytest.raises(Unreachable, match="password authentication failed"):
-            asyncio.run(log_in(password[:-1]))
+            run(log_in(password[:-1]))
 
 
 @pytest.mark.parametrize("password", ["naïve", "a\nb"])

@@ -9,21 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 from pgbouncer import running_pgbouncer
-from servers import Server, debian_binaries, missing, running_server, wheel_binaries
+from servers import VERSIONS, Server, binaries, locked_catalog, real_fill, run, running_server
 
 from e2e_runner.dbnames import quote_identifier
 from e2e_runner.model import DatabaseDefinition, LeakedDatabase, ServerAddress
 from e2e_runner.postgres.connection import Connection, Unreachable, connect, connected
-from e2e_runner.postgres.fill import FillFailed, fill
+from e2e_runner.postgres.fill import FillFailed
 from e2e_runner.postgres.making import Making
 from e2e_runner.postgres.shared import (
     Given,
@@ -43,7 +42,7 @@ def new_token() -> str:
     return f"20261121_094345_{os.getpid() % 4096:03x}{next(_numbers):03x}"
 
 
-@pytest.fixture(scope="module", params=["system", "wheel"])
+@pytest.fixture(scope="module", params=VERSIONS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with running_server(binaries(request.param), hba=HBA) as running:
         set_up(running)
@@ -55,14 +54,6 @@ HBA = f"""\
 host all postgres,{",".join(USERS)} 127.0.0.1/32 trust
 host all all 127.0.0.1/32 scram-sha-256
 """
-
-
-def binaries(which: str) -> Path:
-    found = debian_binaries() if which == "system" else wheel_binaries()
-    if found is None:
-        missing(f"PostgreSQL ({which})")
-        raise AssertionError
-    return found
 
 
 def set_up(server: Server) -> None:
@@ -78,16 +69,12 @@ def set_up(server: Server) -> None:
     server.sql(f"ALTER ROLE {READER} SET default_transaction_read_only = on")
 
 
-def roles(server: Server) -> set[str]:
-    return set(server.sql("SELECT rolname FROM pg_roles"))
-
-
 @pytest.fixture
 def unchanged(server: Server) -> Iterator[None]:
     """Assert that a test leaves the databases and roles of the server as they were."""
-    before = server.databases(), roles(server)
+    before = server.databases(), server.roles()
     yield
-    assert (server.databases(), roles(server)) == before
+    assert (server.databases(), server.roles()) == before
 
 
 async def no_fill(address: ServerAddress, definition: DatabaseDefinition) -> None:
@@ -148,20 +135,13 @@ def test_an_attempt_gets_a_database_of_its_own(server: Server, user: str) -> Non
             given = await shared.give(1, [])
             assert given.address.database == f"test_e2e_{token}_r1"
             assert given.names == {}
-            if shared.exact:
-                assert given.address.user == given.address.database
-                assert shared.attribution == "a role for each example"
-            else:
-                assert given.address.user == MAKER
-                assert shared.attribution == (
-                    "before/after difference (user maker may not create roles)"
-                )
+            assert given.address.user == (given.address.database if shared.exact else MAKER)
             await script(given, "CREATE TABLE t (i int)", "CREATE SCHEMA s")
             assert await shared.left_behind(given) == ()
             assert await shared.take_back(given, keep=False) == ()
             assert given.address.database not in server.databases()
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.parametrize("user", ["postgres", APP])
@@ -186,9 +166,9 @@ def test_what_two_attempts_leave_at_the_same_time_is_told_apart(server: Server, 
             assert not {odd, "leak_of_2", "leak_of_2b"} & server.databases()
             for given in (one, other):
                 assert await shared.take_back(given, keep=False) == ()
-                assert given.base not in roles(server)
+                assert given.base not in server.roles()
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -212,7 +192,7 @@ def test_sessions_that_are_still_there_do_not_keep_anything(server: Server) -> N
             for connection in held:
                 connection.terminate()
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -238,7 +218,7 @@ def test_what_a_script_does_to_its_own_database_is_no_leak(server: Server) -> No
                 assert await shared.left_behind(each) == ()
                 assert await shared.take_back(each, keep=False) == ()
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_a_leak_that_is_a_template_is_kept_and_with_it_its_role(server: Server) -> None:
@@ -253,7 +233,7 @@ def test_a_leak_that_is_a_template_is_kept_and_with_it_its_role(server: Server) 
 
     role = f"test_e2e_{token}_r1"
     try:
-        leaked, problems = asyncio.run(go())
+        leaked, problems = run(go())
         assert {each.name: each.kept for each in leaked} == {
             "made_a_template": "it is marked as a template",
             "leak_protected": "",
@@ -283,7 +263,7 @@ def test_a_leak_with_a_replication_slot_or_under_protection_is_kept(server: Serv
             return leaked
 
     try:
-        assert {each.name: each.kept for each in asyncio.run(go())} == {
+        assert {each.name: each.kept for each in run(go())} == {
             "with_slot": "a replication slot needs it: s",
             "shop_production": "postgres.protect names shop_*",
         }
@@ -311,7 +291,7 @@ def test_databases_of_others_survive(server: Server) -> None:
             ]
 
     try:
-        asyncio.run(go())
+        run(go())
         assert {"foreign_1", "foreign_2"} <= server.databases()
     finally:
         server.sql("DROP DATABASE foreign_1")
@@ -333,7 +313,7 @@ def test_two_runs_at_once_do_not_see_each_other(server: Server) -> None:
             assert [each.name for each in await one.left_behind(first)] == ["leak_one"]
             assert [each.name for each in await other.left_behind(second)] == ["leak_other"]
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -352,14 +332,14 @@ def test_leaving_in_the_middle_of_everything_leaves_nothing(server: Server, seed
         asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
         cleaning = asyncio.get_running_loop().create_future()
 
-        async def run() -> None:
+        async def use() -> None:
             async with opened(server, fill=write_a_table) as shared:
                 async with asyncio.TaskGroup() as group:
                     for number in range(1, 5):
                         group.create_task(attempt(shared, number))
                 cleaning.set_result(None)
 
-        running = asyncio.create_task(run())
+        running = asyncio.create_task(use())
         # Wherever it is by then: that it is anywhere is the point. Whoever breaks off the cleaning
         # itself leaves the rest to the next run.
         moment = random.Random(seed).uniform(0, 0.4)  # noqa: S311 - no secret
@@ -369,7 +349,7 @@ def test_leaving_in_the_middle_of_everything_leaves_nothing(server: Server, seed
         await asyncio.wait([running])
         assert running.cancelled() or running.exception() is None
 
-    asyncio.run(go())
+    run(go())
     assert logged == []
 
 
@@ -379,7 +359,7 @@ async def write_a_table(address: ServerAddress, _: DatabaseDefinition) -> None:
 
 
 def test_kept_databases_outlive_the_run_and_the_next_one(server: Server) -> None:
-    before = server.databases(), roles(server)
+    before = server.databases(), server.roles()
 
     async def go() -> Given:
         async with opened(server) as shared:
@@ -392,10 +372,10 @@ def test_kept_databases_outlive_the_run_and_the_next_one(server: Server) -> None
         await script(given, "INSERT INTO evidence VALUES (1)")
         return given
 
-    given = asyncio.run(go())
+    given = run(go())
     server.sql(f"DROP DATABASE {given.base}")
     server.sql(f"DROP ROLE {given.base}")
-    assert (server.databases(), roles(server)) == before
+    assert (server.databases(), server.roles()) == before
 
 
 # --- runs that died ------------------------------------------------------------------------------
@@ -437,17 +417,17 @@ def test_what_a_killed_run_left_is_dropped_by_the_next_and_not_before(server: Se
         async with opened(server, notes=notes):
             return notes
 
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as dying:
         try:
-            assert run.stdout is not None
-            assert run.stdout.readline() == "ready\n"
+            assert dying.stdout is not None
+            assert dying.stdout.readline() == "ready\n"
             made = {name for name in server.databases() if token in name} | {"left by the dead"}
             assert len(made) == 3  # its template, its database and its leak
-            assert asyncio.run(look()) == []
+            assert run(look()) == []
             assert made <= server.databases()
         finally:
-            run.kill()
-    (note,) = asyncio.run(look())
+            dying.kill()
+    (note,) = run(look())
     assert note.endswith(", which a run that died had left")
     listed = note.removeprefix("dropped ").removesuffix(", which a run that died had left")
     assert set(listed.split(", ")) == made
@@ -477,12 +457,12 @@ def test_only_what_runs_made_is_dropped_when_one_begins(server: Server) -> None:
             return notes
 
     try:
-        (note,) = asyncio.run(go())
+        (note,) = run(go())
         assert note.startswith("dropped ")
         assert set(note.removeprefix("dropped ").split(", ")[:2]) == ours.keys()
         assert foreign.keys() <= server.databases()
         assert not ours.keys() & server.databases()
-        assert lookalikes == {name for name in roles(server) if dead in name}
+        assert lookalikes == {name for name in server.roles() if dead in name}
     finally:
         for name in foreign:
             server.sql(f"DROP DATABASE {name}")
@@ -505,13 +485,13 @@ def test_sessions_tell_that_a_run_lives_which_lost_its_lease(server: Server) -> 
                 async with opened(server, user="postgres"):
                     pass
                 assert {role, "its_leak"} <= server.databases()
-                assert role in roles(server)
+                assert role in server.roles()
         notes: list[str] = []
         async with opened(server, user="postgres", notes=notes):
             assert len(notes) == 1
             assert "its_leak" in notes[0]
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_many_names_are_counted() -> None:
@@ -536,7 +516,7 @@ def test_making_again_needs_no_second_connection(
             given = await shared.give(1, [])
             await script(given, "SELECT 1")
 
-    asyncio.run(go())
+    run(go())
 
 
 def breaking_once(method: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -561,15 +541,14 @@ def test_what_cannot_be_looked_for_is_not_taken_for_nothing(
         async with opened(server) as shared:
             given = await shared.give(1, [])
             await script(given, "CREATE DATABASE leak")
-            async with connected(server.address()) as holder, holder.transaction():
-                await holder.execute("LOCK TABLE pg_subscription IN ACCESS EXCLUSIVE MODE")
+            async with locked_catalog(server):
                 with monkeypatch.context() as patched:
                     patched.setattr("e2e_runner.postgres.survey.SURVEY_PATIENCE", 0.3)
                     with pytest.raises(NotKnown, match="could not be read within"):
                         await shared.left_behind(given)
             assert [each.name for each in await shared.left_behind(given)] == ["leak"]
 
-    asyncio.run(go())
+    run(go())
 
 
 def test_what_stays_is_told_once_and_with_the_remedy(server: Server) -> None:
@@ -583,7 +562,7 @@ def test_what_stays_is_told_once_and_with_the_remedy(server: Server) -> None:
             assert len(notes) == 1
             return given.base
 
-    role = asyncio.run(go())
+    role = run(go())
     (note,) = notes
     assert note.startswith(f"role {role} stays: something still depends on it: ")
     assert note.endswith("; to drop it later: e2e-run sweep-dbs")
@@ -613,7 +592,7 @@ def test_what_a_script_makes_for_the_role_of_a_template_is_found(server: Server)
             assert notes == []
         assert [note.split(",")[0] for note in notes] == ["dropped slyer"]
 
-    asyncio.run(go())
+    run(go())
 
 
 # --- without roles -------------------------------------------------------------------------------
@@ -626,7 +605,7 @@ def names_and_kept(leaked: Sequence[LeakedDatabase]) -> dict[str, str]:
 def test_without_roles_what_appeared_is_dropped_only_where_a_pattern_says_so(
     server: Server,
 ) -> None:
-    before = server.databases(), roles(server)
+    before = server.databases(), server.roles()
 
     async def go() -> None:
         async with opened(
@@ -656,12 +635,12 @@ def test_without_roles_what_appeared_is_dropped_only_where_a_pattern_says_so(
             assert sure == {f"test_{given.base}"}
             assert await shared.take_back(given, keep=False) == ()
 
-    asyncio.run(go())
+    run(go())
     kept = {"tmp_before", "mine", "shop_live", "tmp_busy", "tmp_of_other"}
     assert server.databases() - before[0] == kept
     for name in kept:
         server.sql(f"DROP DATABASE {name}")
-    assert (server.databases(), roles(server)) == before
+    assert (server.databases(), server.roles()) == before
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -680,7 +659,7 @@ def test_without_roles_nothing_is_dropped_that_another_example_may_be_using(serv
             assert leaked.doubt
             assert await shared.left_behind(late) == ()
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -700,7 +679,7 @@ def test_without_roles_nothing_of_another_run_is_dropped(server: Server) -> None
                 await script(second, "SELECT 1")
             assert names_and_kept(await one.left_behind(first)) == {"tmp_of_either": ""}
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -721,30 +700,21 @@ def test_a_script_that_ends_our_sessions_does_not_end_the_run(server: Server) ->
                 assert await shared.left_behind(each) == ()
                 assert await shared.take_back(each, keep=False) == ()
 
-    asyncio.run(go())
+    run(go())
 
 
-@pytest.mark.parametrize(
-    ("user", "why"),
-    [
-        (MAKER, "user maker may not create roles"),
-        (HEIR, "user no_heir is marked NOINHERIT"),
-    ],
-)
 @pytest.mark.usefixtures("unchanged")
-def test_why_there_are_no_roles(server: Server, user: str, why: str) -> None:
+def test_a_user_who_inherits_nothing_shares_its_own_role(server: Server) -> None:
     async def go() -> None:
-        async with opened(server, user=user) as shared:
-            version = shared.facts.version_number
-            if user == HEIR and version >= 160000:  # where a grant itself says what is inherited
-                assert shared.exact
-            else:
-                assert shared.attribution == f"before/after difference ({why})"
+        async with opened(server, user=HEIR) as shared:
+            # A grant itself says what is inherited, from then on.
+            assert shared.exact is (shared.facts.version_number >= 160000)
             given = await shared.give(1, [])
+            assert given.address.user == (given.base if shared.exact else HEIR)
             await script(given, "CREATE SCHEMA s", "CREATE TABLE s.t (i int)")
             assert await shared.take_back(given, keep=False) == ()
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -766,7 +736,7 @@ def test_another_user_makes_databases_for_the_scripts_user(server: Server) -> No
         finally:
             server.sql(f"REVOKE {GUEST} FROM {MAKER}")
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -779,7 +749,7 @@ def test_a_template1_that_is_in_use_is_told_of_at_once(server: Server) -> None:
             (note,) = notes
             assert note.startswith("template1 is in use by postgres (")
 
-    asyncio.run(go())
+    run(go())
 
 
 # --- servers that cannot be used -----------------------------------------------------------------
@@ -796,46 +766,46 @@ async def refusal(server: Server, user: str, **changes: object) -> Exception:
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_server_that_cannot_be_used_is_refused_with_a_remedy(server: Server) -> None:
-    error = asyncio.run(refusal(server, GUEST))
+    error = run(refusal(server, GUEST))
     assert isinstance(error, NotUsable)
     where = f"127.0.0.1:{server.port}"
     assert str(error) == f"user guest may not create databases on guest@{where}"
     assert error.advice[0] == 'As a superuser: ALTER ROLE "guest" CREATEDB CREATEROLE'
-    error = asyncio.run(refusal(server, READER))
+    error = run(refusal(server, READER))
     assert isinstance(error, NotUsable)
     assert str(error) == f"reader@{where} is a standby or read-only"
     assert "default_transaction_read_only" in error.advice[0]
-    error = asyncio.run(refusal(server, "stranger", password="wrong"))  # noqa: S106 - it is
+    error = run(refusal(server, "stranger", password="wrong"))  # noqa: S106 - it is
     assert isinstance(error, Unreachable)
     assert "password authentication failed" in str(error)
 
 
 @pytest.mark.parametrize(
-    ("rule", "attribution"),
+    ("rule", "is_usable"),
     [
-        (f"host all {APP} all trust\nhost all all all reject", "a new role is not let in"),
-        (f"host postgres {APP} all trust\nhost all all all reject", None),
+        (f"host all {APP} all trust\nhost all all all reject", True),  # but a new role is not
+        (f"host postgres {APP} all trust\nhost all all all reject", False),
     ],
 )
-def test_who_is_not_let_in(rule: str, attribution: str | None) -> None:
+def test_who_is_not_let_in(rule: str, *, is_usable: bool) -> None:
     hba = f"host all postgres all trust\n{rule}"
     with running_server(binaries("system"), hba=hba) as server:
         set_up(server)
-        before = server.databases(), roles(server)
+        before = server.databases(), server.roles()
 
         async def go() -> str:
             async with opened(server) as shared:
                 given = await shared.give(1, [])
                 await script(given, "CREATE TABLE t (i int)")
-                return shared.attribution
+                return given.address.user
 
-        if attribution:
-            assert asyncio.run(go()).startswith(f"before/after difference ({attribution}: ")
+        if is_usable:
+            assert run(go()) == APP
         else:
             with pytest.raises(NotUsable, match="user app is not let into new databases: ") as met:
-                asyncio.run(go())
+                run(go())
             assert "pg_hba.conf" in met.value.advice[0]
-        assert (server.databases(), roles(server)) == before
+        assert (server.databases(), server.roles()) == before
 
 
 def test_a_server_that_crashes_and_one_that_stops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -860,7 +830,7 @@ def test_a_server_that_crashes_and_one_that_stops(monkeypatch: pytest.MonkeyPatc
                 with pytest.raises(NotGiven, match="lease"):
                     await shared.give(3, [])
 
-        asyncio.run(go())
+        run(go())
         assert notes[-1].startswith("what the run made may still be there, for e2e-run sweep-dbs: ")
 
 
@@ -882,22 +852,6 @@ MSFT
 """
 
 
-async def run_program(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: Path,
-    log: Path,
-    stdin: Path | None = None,
-) -> int:
-    assert stdin is None
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    return await process.wait()
-
-
 @pytest.mark.parametrize("user", ["postgres", APP, MAKER])
 @pytest.mark.usefixtures("unchanged")
 def test_a_template_is_filled_once_and_its_clones_are_the_scripts_own(
@@ -906,13 +860,7 @@ def test_a_template_is_filled_once_and_its_clones_are_the_scripts_own(
     file = tmp_path / "schema.sql"
     file.write_text(SCHEMA)
     filled = []
-    really = partial(
-        fill,
-        run_program=run_program,
-        log=tmp_path / "log",
-        environment={"PATH": f"{server.binaries}:{os.environ['PATH']}"},
-        root=tmp_path,
-    )
+    really = real_fill(server, tmp_path)
 
     async def once(address: ServerAddress, definition: DatabaseDefinition) -> None:
         filled.append(address.database)
@@ -955,7 +903,7 @@ def test_a_template_is_filled_once_and_its_clones_are_the_scripts_own(
                 assert await shared.left_behind(each) == ()
                 assert await shared.take_back(each, keep=False) == ()
 
-    asyncio.run(go())
+    run(go())
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -977,7 +925,7 @@ def test_a_template_that_cannot_be_filled_fails_all_who_want_it_alike(server: Se
             assert len(filled) == 1
             await shared.give(3, [])
 
-    asyncio.run(go())
+    run(go())
 
 
 # --- through a pooler ----------------------------------------------------------------------------
@@ -989,14 +937,7 @@ def test_through_a_pooler(with_admin: bool, tmp_path: Path) -> None:  # noqa: FB
     file.write_text(SCHEMA)
     with running_server(binaries("system")) as server, running_pgbouncer(server) as bouncer:
         set_up(server)
-        before = server.databases(), roles(server)
-        really = partial(
-            fill,
-            run_program=run_program,
-            log=tmp_path / "log",
-            environment={"PATH": f"{server.binaries}:{os.environ['PATH']}"},
-            root=tmp_path,
-        )
+        before = server.databases(), server.roles()
 
         async def go() -> None:
             token = new_token()
@@ -1007,7 +948,7 @@ def test_through_a_pooler(with_admin: bool, tmp_path: Path) -> None:  # noqa: FB
                 address=bouncer.address(),
                 admin=server.address() if with_admin else None,
                 token=token,
-                fill=really,
+                fill=real_fill(server, tmp_path),
             ) as shared:
                 assert shared.pooled
                 assert shared.exact
@@ -1020,5 +961,5 @@ def test_through_a_pooler(with_admin: bool, tmp_path: Path) -> None:  # noqa: FB
                 assert [each.name for each in await shared.left_behind(given)] == ["leak"]
                 assert await shared.take_back(given, keep=False) == ()
 
-        asyncio.run(go())
-        assert (server.databases(), roles(server)) == before
+        run(go())
+        assert (server.databases(), server.roles()) == before

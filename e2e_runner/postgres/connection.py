@@ -29,7 +29,6 @@ DRIVER_ERRORS = (
 )
 CONNECT_TIMEOUT = 10.0  # seconds
 _BREAKING_OFF = 1.0
-_FIRST_WITH_DROP_FORCE = 130000
 
 # Options of a URL that say how to get in. The driver takes any other for a setting of the session,
 # which a pooler refuses and which is nothing to us.
@@ -80,11 +79,6 @@ class ServerFacts:
     pooled: bool  # a pooler stands before it, perhaps in transaction mode: leases mean nothing
     stores_scram: bool  # new passwords are stored as SCRAM-SHA-256 verifiers
     free_connections: int  # how many more this user may have, about
-
-    @property
-    def can_force(self) -> bool:
-        """Whether DROP DATABASE knows FORCE."""
-        return self.version_number >= _FIRST_WITH_DROP_FORCE
 
 
 @contextlib.asynccontextmanager

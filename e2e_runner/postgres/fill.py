@@ -51,13 +51,7 @@ class RunProgram(Protocol):
     """Runs a program to its end, and everything that it starts no longer than that."""
 
     async def __call__(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: Path,
-        log: Path,
-        stdin: Path | None = None,
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path
     ) -> int:
         """Give its exit code, or minus a signal's number; its output is added to `log`."""
 

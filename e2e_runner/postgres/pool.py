@@ -34,7 +34,7 @@ class Connections:
         self._address = address
         self._settings = settings
         self._places = asyncio.Semaphore(most)
-        self._idle: list[asyncpg.Connection[asyncpg.Record]] = []
+        self._idle: list[Connection] = []
         self._closed = False
 
     @contextlib.asynccontextmanager

@@ -81,7 +81,7 @@ class Given:
     names: Mapping[str, str]  # of its databases, by definition
     number: int
     base: str  # what the names of its role and databases begin with
-    role: str | None  # None: it shares a user, see `SharedServer.attribution`
+    role: str | None  # None: it shares a user with others, see `SharedServer.exact`
     role_oid: int | None
     templates: frozenset[str]  # roles that own what was cloned
     clonable: Mapping[str, str]  # templates that its user owns and may clone too, by definition
@@ -109,7 +109,6 @@ class SharedServer:
         """Note everything; nothing is done before `open`."""
         self.facts = facts  # as the user sees it who creates and drops
         self.pooled = pooled  # whether the scripts reach it through a pooler
-        self.attribution = ""
         self._address = address
         self._route = route
         self._token = token
@@ -192,13 +191,9 @@ class SharedServer:
     # --- opening -----------------------------------------------------------------------------------
 
     async def _choose_users(self) -> None:
-        why_not = await self._why_no_roles()
-        if why_not:
+        self._has_roles = await self._can_have_roles()
+        if not self._has_roles:
             await self._check_shared_user()
-            self.attribution = f"before/after difference ({why_not})"
-        else:
-            self._has_roles = True
-            self.attribution = "a role for each example"
         address = self._address
         if self._may_pass_by:
             address = replace(self._route, user=address.user, password=address.password)
@@ -210,10 +205,10 @@ class SharedServer:
             has_roles=self._has_roles,
         )
 
-    async def _why_no_roles(self) -> str:
-        """Try whether each attempt can have a role of its own; gives why not."""
+    async def _can_have_roles(self) -> bool:
+        """Try whether each attempt can have a role of its own."""
         if not self.facts.may_create_roles:
-            return f"user {self.facts.user} may not create roles"
+            return False
         name = f"{self._name(0)}_probe"
         password = secrets.token_urlsafe(24)
 
@@ -227,20 +222,17 @@ class SharedServer:
 
         try:
             inherits = await self._making.make(make, roles=[name])
-            if not inherits:
-                return f"user {self.facts.user} is marked NOINHERIT"
             login = replace(self._address, user=name, password=password)
-            refused = await self._login(login, name)
-            if refused:
-                return f"a new role is not let in: {refused}"
+            if not inherits or await self._login(login, name):
+                return False
             self._may_pass_by = self._address is not self._route and not await self._login(
                 replace(self._route, user=name, password=password), name
             )
-        except NotGiven as error:
-            return f"a role could not be made: {error}"
+        except NotGiven:
+            return False
         finally:
             await self._making.drop_all([], [name])
-        return ""
+        return True
 
     async def _check_shared_user(self) -> None:
         """See that databases can be made for the address's own user. Raises NotUsable."""
