@@ -17,16 +17,17 @@ ROOT = "e2e_runner"
 VOCABULARY = {"errors", "events", "model", "records", "text"}
 DECISIONS = {
     *("addresses", "config", "config_file", "dbnames", "discovery", "globs", "hints", "kinds"),
-    *("layers", "metadata", "parsers", "settings", "state", "sweep_plan", "toml_lines", "verdict"),
-    "wants",
+    *("layers", "metadata", "narration", "parsers", "settings", "state", "sweep_plan"),
+    *("toml_lines", "verdict"),
+    *("handover", "wants"),
 }
-# Each talks to one outside thing. What lies on the disk for a run is one of them, in three modules.
+# Each talks to one outside thing. What lies on the disk for a run is one of them, in four modules.
 ADAPTERS = (
     {"supervise"},
     {"ports"},
     {"postgres"},
     {"probes"},
-    {"logs", "rundir", "workspace"},
+    {"logs", "record_file", "rundir", "workspace"},
 )
 ORCHESTRATION = {
     *(
