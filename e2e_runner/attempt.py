@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,14 @@ from e2e_runner.model import (
     Status,
     TcpProbe,
 )
+from e2e_runner.narration import Narration
 from e2e_runner.preflight import PORT_IN_USE, PortClaims
 from e2e_runner.probes import NotReady, Ready, wait_ready
+from e2e_runner.record_file import MOST_READ
+from e2e_runner.records import VARIABLE, Record
 from e2e_runner.script import Script, Surroundings, start_failure, started
 from e2e_runner.supervise.child import StartError, SupervisionLost
-from e2e_runner.verdict import Blocked, Facts, Judgement, Serving, judge, signal_name
+from e2e_runner.verdict import Blocked, Facts, Judgement, Serving, ended_well, judge, signal_name
 
 # How long what a script started may take to go by itself after the script has ended: helpers of
 # multiprocessing and servers that were just told to stop end a moment later, and are no leak.
@@ -80,6 +83,8 @@ class Attempt:
         self._starts = 0
         self._grant: Grant | None = None
         self._given: Mapping[str, str] = {}  # the variables that tell of it
+        self._started_at = 0.0
+        self._narration = Narration(example.path, started=0.0)
 
     def prepare(self) -> None:
         """Do what can be done before its turn; without this it is done then."""
@@ -254,13 +259,21 @@ class Attempt:
         facts = base
         try:
             async with started(
-                self.example, self._around, given=self._given, meanwhile=self._meanwhile
+                self.example,
+                self._around,
+                given=self._given,
+                on_records=self._narrate,
+                meanwhile=self._meanwhile,
             ) as script:
                 self._starts += 1
+                self._started_at = script.started_at
+                self._narration = Narration(self.example.path, started=script.started_at)
                 self._log_files = script.log_files
                 facts = await self._watch(script, base)
                 facts = await self._inspect(script, facts)
                 self._drain(script)
+                self._hear_out(script)
+                facts = replace(facts, step=self._narration.place(facts.elapsed))
                 script.close_logs()
                 self._dropped = script.dropped
                 if script.log_trouble:
@@ -298,6 +311,9 @@ class Attempt:
                 signals = [signal.SIGTERM]
                 if timed_out:
                     await self._explain_timeout(script)
+                # What it tells of itself once it is being stopped is another matter.
+                script.read_records()
+                self._narration.stop(self._around.clock() - script.started_at)
             self._phase(Phase.STOPPING, signals[0].name)
             killed = await self._end(script, *signals)
         exited = script.exited
@@ -422,6 +438,7 @@ class Attempt:
             self._hints.extend(diagnosis.hints)
             if diagnosis.cause == PORT_IN_USE:
                 self._hints.extend(self._ports.name_owners(diagnosis.details.get("port")))
+        story = self._narration.end(facts.elapsed, ended_well=ended_well(facts))
         return Result(
             path=self.example.path,
             status=status,
@@ -443,6 +460,10 @@ class Attempt:
             hints=tuple(dict.fromkeys(self._hints)),
             notes=tuple(self._notes),
             command=self._command or self._by_hand(),
+            steps=story.steps,
+            happened_in=story.happened_in,
+            metrics=story.metrics,
+            summary=story.summary,
         )
 
     def _by_hand(self) -> str:
@@ -464,6 +485,27 @@ class Attempt:
 
     def _write_output(self, written: str) -> None:
         self._emit(OutputWritten(at=self._at(), path=self.example.path, text=written))
+
+    def _narrate(self, records: Sequence[Record]) -> None:
+        now = self._around.clock() - self._started_at
+        for event in self._narration.add(records, now=now, at=self._at()):
+            self._emit(event)
+
+    def _hear_out(self, script: Script) -> None:
+        """Take the last records of a script that is over, and note what was left out."""
+        file = script.records
+        if file is None:
+            return
+        self._narrate(file.rest())
+        if file.overflowed:
+            most = text.size(MOST_READ)
+            self._notes.append(f"wrote more than {most} of records: the rest is ignored")
+        elif file.nonsense and not file.records:
+            lines = text.plural(file.nonsense, "line")
+            self._notes.append(
+                f"wrote {lines} to the file in {VARIABLE}, none of which is a record"
+            )
+        self._notes += self._narration.notes()
 
     def _drain(self, script: Script) -> None:
         if self._around.run.no_capture:

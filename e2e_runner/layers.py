@@ -18,7 +18,12 @@ from e2e_runner.settings import ENVIRONMENT_PREFIX, Scope, Setting, within
 from e2e_runner.text import one_line
 
 # Set for the scripts, not read by e2e-run.
-_RESERVED = frozenset({"E2E_RUN", "E2E_RUN_ID", "E2E_RUN_EXAMPLE", "E2E_RUN_PROJECT"})
+_RESERVED = frozenset(
+    {
+        *("E2E_RUN", "E2E_RUN_ID", "E2E_RUN_EXAMPLE", "E2E_RUN_PROJECT"),
+        *("E2E_RUN_DATABASES", "E2E_RUN_RECORDS"),
+    }
+)
 _TABLE = ("tool", "e2e-run")
 _MISSPELT = ("toole2erun", "toole2erunner", "e2erun", "e2erunner")  # letters and digits of a path
 _CLOSE = 0.85

@@ -454,6 +454,7 @@ class Result:
     notes: tuple[str, ...] = ()  # facts worth a line, such as "needed SIGKILL"
     command: str = ""  # to run it by hand, from the root
     steps: tuple[Step, ...] = ()  # in the order in which they began
+    happened_in: int | None = None  # the one of `steps` in which it failed or was stopped
     metrics: tuple[Metric, ...] = ()
     summary: str = ""  # what the script says of itself
 

@@ -1,4 +1,4 @@
-"""One started script: its process, its logs and its temporary folder, held for the length of a block."""
+"""One started script: its process and what it writes to, held for the length of a block."""
 
 import asyncio
 import contextlib
@@ -7,17 +7,16 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from e2e_runner import ports
 from e2e_runner.databases import Databases
-from e2e_runner.logs import Log
 from e2e_runner.model import Example, RunInfo, RunSettings
+from e2e_runner.records import VARIABLE, Record
 from e2e_runner.stop import Stop
 from e2e_runner.supervise.child import Child, Command, Exited, StartError, SupervisionLost
 from e2e_runner.supervise.client import Supervisor
-from e2e_runner.workspace import LOG_SUFFIX, Workspaces
+from e2e_runner.workspace import LOG_SUFFIX, Workspace, Workspaces
 
 _MOST_READS = 16  # of a megabyte each between two looks; a faster flood loses its middle
 _TICK = 0.1  # seconds between looks at a log that may outgrow its limit
@@ -44,14 +43,17 @@ def child_environment(
     environ: Mapping[str, str],
     example: Example,
     info: RunInfo,
-    scratch: Path,
+    workspace: Workspace,
     given: Mapping[str, str],
 ) -> dict[str, str]:
     """Compose the environment of a script; `given` tells of its databases, its settings win."""
     env = dict(environ)
     env.setdefault("PYTHONUNBUFFERED", "1")
     env.setdefault("MPLBACKEND", "Agg")
-    env["TMPDIR"] = str(scratch)
+    env["TMPDIR"] = str(workspace.scratch)
+    env.pop(VARIABLE, None)  # a run in a script of another run is none of that one's story
+    if workspace.records is not None:
+        env[VARIABLE] = str(workspace.records.file)
     env["E2E_RUN"] = "1"
     env["E2E_RUN_ID"] = info.id
     env["E2E_RUN_EXAMPLE"] = example.path
@@ -66,16 +68,25 @@ class Script:
     """A script that was started. Times are on the monotonic clock of the surroundings."""
 
     def __init__(
-        self, example: Example, around: Surroundings, child: Child, files: Sequence[Log], at: float
+        self,
+        example: Example,
+        around: Surroundings,
+        child: Child,
+        workspace: Workspace,
+        *,
+        on_records: Callable[[Sequence[Record]], None],
+        at: float,
     ) -> None:
         self.example = example
         self.started_at = at
         self.child = child
-        self.log_files = [log.file for log in files]
+        self.log_files = [log.file for log in workspace.logs]
+        self.records = workspace.records
         self.listening: dict[int, float] = {}  # port -> when it was first seen
         self.log_trouble = ""
         self._around = around
-        self._logs = files
+        self._logs = workspace.logs
+        self._on_records = on_records
         self._next_look = at + _FIRST_LOOK
 
     @property
@@ -101,8 +112,8 @@ class Script:
     ) -> bool:
         """Wait until it ends, or one of `others` is done, or `deadline`; True when it has ended.
 
-        Meanwhile the logs are kept within bounds, `on_output` is told what is written, and the ports
-        that it listens on are noted.
+        Meanwhile the logs are kept within bounds, `on_output` is told what is written, its records are
+        handed on, and the ports that it listens on are noted.
         """
         exited = self.child.exited
         waited: list[asyncio.Future[Any]] = [exited, *others]
@@ -124,9 +135,15 @@ class Script:
                     break
                 on_output(text)
             self._bound_logs()
+            self.read_records()
             if self._around.clock() >= self._next_look:
                 await self.look_at_ports()
         return exited.done()
+
+    def read_records(self) -> None:
+        """Hand on the records that it has written since the last call."""
+        if self.records is not None and (found := self.records.new()):
+            self._on_records(found)
 
     async def look_at_ports(self) -> None:
         """Note the TCP ports that the script and its processes listen on now."""
@@ -162,6 +179,7 @@ class Script:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 self._bound_logs()
+                self.read_records()
         if self.child.empty.done():
             return False
         on_kill()
@@ -201,12 +219,15 @@ async def started(
     *,
     given: Mapping[str, str],
     suffix: str = LOG_SUFFIX,
+    on_records: Callable[[Sequence[Record]], None] = lambda _: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Script]:
     """Start a script, and see to it that nothing of it is left after the block but its logs.
 
-    `given` are the variables that tell it of its databases; `suffix` completes the name of its log;
-    `meanwhile` is called as soon as it is on its way. Raises StartError, SupervisionLost, and OSError when a log or the temporary folder cannot be made.
+    `given` are the variables that tell it of its databases; `suffix` completes the name of its log (see
+    `Workspaces.take`); `on_records` is told what it tells of itself; `meanwhile` is called as soon as it
+    is on its way. Raises StartError, SupervisionLost, and OSError when a log or the temporary folder
+    cannot be made.
     """
     settings = example.settings
     workspace = around.workspaces.take(example.path, suffix)
@@ -221,9 +242,7 @@ async def started(
         child, at = await around.supervisor.start(
             Command(
                 argv=example.argv,
-                env=child_environment(
-                    around.environ, example, around.info, workspace.scratch, given
-                ),
+                env=child_environment(around.environ, example, around.info, workspace, given),
                 cwd=settings.cwd,
                 stdin=stdin,
                 stdout=workspace.logs[0].fd,
@@ -232,7 +251,7 @@ async def started(
             meanwhile,
         )
         stack.callback(child.release)
-        script = Script(example, around, child, workspace.logs, at)
+        script = Script(example, around, child, workspace, on_records=on_records, at=at)
         yield script
         script.close_logs()
 

@@ -28,6 +28,15 @@ from e2e_runner.model import Deselected, Plan, Result, RunInfo, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStep:
+    """A step that a running example is in. `since` is on the scale of the events."""
+
+    title: str
+    since: float
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """An example that has its turn. `since` and `phase_since` are on the scale of the events."""
 
@@ -37,6 +46,12 @@ class Running:
     phase: Phase | None = None
     phase_since: float
     detail: str = ""
+    steps: tuple[OpenStep, ...] = ()  # that it told of and is in, in the order in which they began
+
+    @property
+    def step(self) -> OpenStep | None:
+        """The innermost step that it is in."""
+        return self.steps[-1] if self.steps else None
 
 
 class RunState:
@@ -85,7 +100,9 @@ class RunState:
                 )
             case PhaseChanged():
                 self._enter(event)
-            case OutputWritten() | StepStarted() | StepFinished() | MetricReported():
+            case StepStarted() | StepFinished():
+                self._step(event)
+            case OutputWritten() | MetricReported():
                 pass
             case ExampleFinished():
                 self.running.pop(event.result.path, None)
@@ -113,6 +130,20 @@ class RunState:
             self.running[event.path] = replace(
                 running, phase=event.phase, phase_since=event.at, detail=event.detail
             )
+
+    def _step(self, event: StepStarted | StepFinished) -> None:
+        running = self.running.get(event.path)
+        if running is None:
+            return
+        if isinstance(event, StepStarted):
+            begun = OpenStep(title=event.title, since=event.at, depth=event.depth)
+            self.running[event.path] = replace(running, steps=(*running.steps, begun))
+            return
+        for place, step in reversed(tuple(enumerate(running.steps))):
+            if (step.title, step.depth) == (event.title, event.depth):
+                left = running.steps[:place] + running.steps[place + 1 :]
+                self.running[event.path] = replace(running, steps=left)
+                return
 
     def _record(self, result: Result) -> None:
         earlier = self._results.get(result.path)

@@ -4,7 +4,10 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Directional marks among them: they put the rest of a line into another order.
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 
@@ -79,7 +82,8 @@ def plural(count: int, noun: str, many: str | None = None) -> str:
 def one_line(text: str) -> str:
     r"""Make text from outside (a path, a command line) safe to print on one line.
 
-    Control characters, line separators and lone surrogates are escaped as Python would.
+    Control characters, directional marks, line separators and lone surrogates are escaped as Python
+    would.
 
     >>> one_line("a\nb\x1b[31m")
     'a\\nb\\x1b[31m'

@@ -12,7 +12,16 @@ from enum import Enum
 from typing import assert_never
 
 from e2e_runner import text
-from e2e_runner.model import Exit, Leak, LeakedDatabase, LeakedPort, LeakedProcess, Problem, Status
+from e2e_runner.model import (
+    Exit,
+    Leak,
+    LeakedDatabase,
+    LeakedPort,
+    LeakedProcess,
+    Problem,
+    Status,
+    Step,
+)
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -26,6 +35,7 @@ _OK_UNLESS_STRICT = frozenset({Status.FLAKY, Status.LEAKED})
 _RAN_TO_AN_END = _ALWAYS_OK | _OK_UNLESS_STRICT
 _SHELL_SIGNAL_BASE = 128
 _MOST_NAMED_LEAKS = 5
+_LONGEST_TITLE = 60  # columns of a step's title
 
 
 def is_ok(status: Status, *, strict: bool) -> bool:
@@ -146,6 +156,7 @@ class Facts:
     elapsed: float = 0.0
     timeout: float = 0.0
     grace: float = 0.0
+    step: Step | None = None  # in which it failed or was stopped, as it says: for the words alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,14 +199,27 @@ def _judge_stop(facts: Facts) -> Judgement | None:
     if facts.timed_out:
         return _timeout(facts)
     if facts.interrupted:
+        after = text.duration(facts.elapsed)
         return Judgement(
-            status=Status.NOT_RUN, reason=f"interrupted after {text.duration(facts.elapsed)}"
+            status=Status.NOT_RUN, reason=f"interrupted after {after}{_stopped_in(facts.step)}"
         )
     return None
 
 
+def _in_step(step: Step | None) -> str:
+    """Name the step in which it happened."""
+    if step is None:
+        return ""
+    return f'in step "{text.shorten(text.one_line(step.title), _LONGEST_TITLE)}"'
+
+
+def _stopped_in(step: Step | None) -> str:
+    """Name the step in which it was stopped, and how long that had lasted by then."""
+    return f" {_in_step(step)} (for {text.duration(step.duration)})" if step else ""
+
+
 def _timeout(facts: Facts) -> Judgement:
-    after = text.limit(facts.timeout)
+    after = f"{text.limit(facts.timeout)}{_stopped_in(facts.step)}"
     stubborn = f"ignored SIGTERM for {text.limit(facts.grace)}, killed"
     if facts.serving is Serving.NOT_READY:
         reason = f"not ready after {after}"
@@ -224,16 +248,21 @@ def _judge_exit(facts: Facts, ended: Exit) -> Judgement | None:
     """Judge the way in which it ended. How a ready server goes when it is stopped is not weighed."""
     if facts.serving is Serving.NOT_READY:
         reason = f"{describe_exit(ended) or 'exit code 0'} before it was ready"
+        reason += f", {_in_step(facts.step)}" if facts.step else ""
         reason += f": {facts.missing}" if facts.missing else ""
         return Judgement(status=Status.FAILED, cause="exited-before-ready", reason=reason)
     ready = facts.serving is Serving.READY
     if (ready and facts.stopped) or _as_expected(ended, facts.expect_exit):
         return None
+    reason = describe_exit(ended, expect_exit=facts.expect_exit)
+    reason += " after it was ready" if ready else ""
+    if facts.step is not None:
+        plain = not ready and facts.expect_exit == 0
+        reason += f"{' ' if plain else ', '}{_in_step(facts.step)}"
     return Judgement(
         status=Status.FAILED,
         cause="exit" if ended.signal is None else "signal",
-        reason=describe_exit(ended, expect_exit=facts.expect_exit)
-        + (" after it was ready" if ready else ""),
+        reason=reason,
     )
 
 
@@ -252,6 +281,13 @@ def _judge_traces(facts: Facts, ended: Exit) -> Judgement:
     return Judgement(
         status=Status.PASSED, reason=describe_exit(ended, expect_exit=facts.expect_exit)
     )
+
+
+def ended_well(facts: Facts) -> bool:
+    """Tell whether it came to the end that was expected of it, whatever it wrote and left behind."""
+    if _judge_start(facts) or _judge_stop(facts) or facts.exit is None:
+        return False
+    return _judge_exit(facts, facts.exit) is None
 
 
 def _as_expected(ended: Exit, expect_exit: int) -> bool:

@@ -1,4 +1,4 @@
-"""The temporary folder and the logs of a script.
+"""The temporary folder, the logs and the file for records of a script.
 
 They are made while its predecessor runs and removed while its successor does, as each costs the file
 system a good part of a millisecond.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e_runner.logs import Log
+from e2e_runner.record_file import RecordFile
 from e2e_runner.rundir import RunDir
 from e2e_runner.trees import remove_tree
 
@@ -24,6 +25,7 @@ class Workspace:
 
     scratch: Path
     logs: tuple[Log, ...]
+    records: RecordFile | None  # None: a companion's, which is part of another's story
 
 
 class Workspaces:
@@ -37,11 +39,15 @@ class Workspaces:
         self._ahead: tuple[str, Workspace] | None = None
         self._count = 0
         self._spare: Path | None = None  # a temporary folder as good as new
+        self._spare_records: RecordFile | None = None  # the same, of files for records
         self._janitor = ThreadPoolExecutor(1, thread_name_prefix="janitor")
 
     def close(self) -> None:
         """Remove what was made and not used, and finish the removals."""
         self._discard_ahead()
+        if self._spare_records is not None:
+            self._spare_records.remove()
+            self._spare_records = None
         self._janitor.shutdown()
 
     def prepare(self, example: str) -> None:
@@ -51,7 +57,10 @@ class Workspaces:
             self._ahead = (example, self._make(example, LOG_SUFFIX))
 
     def take(self, example: str, suffix: str = LOG_SUFFIX) -> Workspace:
-        """Give the workspace of an example; `suffix` completes its log's name. Raises OSError."""
+        """Give the workspace of an example; raises OSError.
+
+        `suffix` completes the name of its log. One of its own is that of a companion of the example.
+        """
         if self._ahead is not None and self._ahead[0] == example and suffix == LOG_SUFFIX:
             workspace = self._ahead[1]
             self._ahead = None
@@ -59,10 +68,11 @@ class Workspaces:
         return self._make(example, suffix)
 
     def give_back(self, workspace: Workspace) -> None:
-        """Close the logs, which stay, and have the temporary folder removed. Raises OSError.
+        """Close the logs, which stay, and have the rest removed. Raises OSError.
 
-        Most scripts never touch theirs: such a folder is as good as new and serves again.
+        Most scripts touch neither folder nor records: such are as good as new and serve again.
         """
+        self._give_back_records(workspace.records)
         if self._spare is None and _is_untouched(workspace.scratch):
             self._spare = workspace.scratch
         else:
@@ -74,6 +84,14 @@ class Workspaces:
         """Name the folder that the databases of a failed example are kept in. Raises OSError."""
         return self._run_dir.log_file(example, ".postgres")
 
+    def _give_back_records(self, records: RecordFile | None) -> None:
+        if records is None:
+            return
+        if self._spare_records is None and records.is_untouched:
+            self._spare_records = records
+        else:
+            self._janitor.submit(records.remove)
+
     def _make(self, example: str, suffix: str) -> Workspace:
         names = [f".out{suffix}", f".err{suffix}"] if self._separate else [suffix]
         with contextlib.ExitStack() as undo:
@@ -82,9 +100,12 @@ class Workspaces:
                 log = Log(self._run_dir.log_file(example, name), self._max_output)
                 undo.callback(log.discard)
                 logs.append(log)
+            records = self._new_records() if suffix == LOG_SUFFIX else None
+            if records is not None:
+                undo.callback(records.remove)
             scratch = self._new_scratch()
             undo.pop_all()
-        return Workspace(scratch=scratch, logs=tuple(logs))
+        return Workspace(scratch=scratch, logs=tuple(logs), records=records)
 
     def _new_scratch(self) -> Path:
         if self._spare is not None:
@@ -96,10 +117,18 @@ class Workspaces:
         scratch.chmod(_scratch_mode())
         return scratch
 
+    def _new_records(self) -> RecordFile:
+        if self._spare_records is not None:
+            records, self._spare_records = self._spare_records, None
+            return records
+        return RecordFile(self._run_dir.scratch / f"records-{os.urandom(8).hex()}")
+
     def _discard_ahead(self) -> None:
         if self._ahead is not None:
             workspace, self._ahead = self._ahead[1], None
             remove_tree(workspace.scratch)
+            if workspace.records is not None:
+                workspace.records.remove()
             for log in workspace.logs:
                 log.discard()
 

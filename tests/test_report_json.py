@@ -14,10 +14,13 @@ from e2e_runner.model import (
     LeakedDatabase,
     LeakedPort,
     LeakedProcess,
+    Metric,
     ReportFormat,
     ReportTarget,
     Result,
     Status,
+    Step,
+    StepOutcome,
 )
 from e2e_runner.report.document import DocumentReporter
 from e2e_runner.report.json_report import render_json
@@ -47,6 +50,21 @@ FAILED = Result(
     hints=("Do this.",),
     notes=("needed SIGKILL",),
     command="python examples/b.py",
+    steps=(
+        Step(title="log in", started=0.1234567, duration=0.5, outcome=StepOutcome.OK),
+        Step(
+            title="order\n\x1b[0m",
+            section="Orders",
+            depth=1,
+            started=0.7,
+            duration=1.2,
+            outcome=StepOutcome.FAILED,
+            error="3 != 2",
+        ),
+    ),
+    happened_in=1,
+    metrics=(Metric(name="orders", value=5), Metric(name="done", value=False)),
+    summary="Nearly",
 )
 PASSED = Result(path="examples/a.py", status=Status.PASSED, exit_code=0, attempts=1)
 
@@ -123,7 +141,32 @@ def test_the_whole_document() -> None:
         "hints": ["Do this."],
         "notes": ["needed SIGKILL"],
         "command": "python examples/b.py",
+        "steps": [
+            {
+                "title": "log in",
+                "section": "",
+                "depth": 0,
+                "started": 0.123457,
+                "duration": 0.5,
+                "outcome": "ok",
+                "error": None,
+            },
+            {
+                "title": "order\n\x1b[0m",
+                "section": "Orders",
+                "depth": 1,
+                "started": 0.7,
+                "duration": 1.2,
+                "outcome": "failed",
+                "error": "3 != 2",
+            },
+        ],
+        "happened_in": 1,
+        "metrics": {"orders": 5, "done": False},
+        "summary": "Nearly",
     }
+    told = {key: examples[0][key] for key in ("steps", "happened_in", "metrics", "summary")}
+    assert told == {"steps": [], "happened_in": None, "metrics": {}, "summary": ""}
     assert examples[2]["reason"] == "tag websocket"
 
 

@@ -9,13 +9,16 @@ from e2e_runner.events import (
     ExampleFinished,
     ExampleStarted,
     Interrupted,
+    MetricReported,
     OutputWritten,
     Phase,
     PhaseChanged,
     RunFinished,
+    StepFinished,
+    StepStarted,
     Warned,
 )
-from e2e_runner.model import ReportFormat, ReportTarget, Result, Status
+from e2e_runner.model import Metric, ReportFormat, ReportTarget, Result, Status
 from e2e_runner.report.jsonl import JsonlReporter
 from e2e_runner.report.shape import result_shape
 from e2e_runner.report.targets import open_reports
@@ -45,6 +48,9 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
         ExampleStarted(at=0.5, path="a.py", limit=60.0),
         PhaseChanged(at=0.6, path="a.py", phase=Phase.WAITING_FOR_PORT, detail="port 8000"),
         OutputWritten(at=0.7, path="a.py", text="a\nb\ud800"),
+        StepStarted(at=0.71, path="a.py", title="log in", depth=1, section="Users"),
+        StepFinished(at=0.72, path="a.py", title="log in", depth=1, duration=0.5, error="401"),
+        MetricReported(at=0.73, path="a.py", metric=Metric(name="users", value=3)),
         Warned(at=0.8, message="careful"),
         ExampleFinished(at=1.0, result=PASSED),
         Interrupted(at=1.1, signal="SIGINT", count=1),
@@ -80,6 +86,24 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
             "detail": "port 8000",
         },
         {"event": "output-written", "at": 0.7, "path": "a.py", "text": "a\nb\ud800"},
+        {
+            "event": "step-started",
+            "at": 0.71,
+            "path": "a.py",
+            "title": "log in",
+            "depth": 1,
+            "section": "Users",
+        },
+        {
+            "event": "step-finished",
+            "at": 0.72,
+            "path": "a.py",
+            "title": "log in",
+            "depth": 1,
+            "duration": 0.5,
+            "error": "401",
+        },
+        {"event": "metric-reported", "at": 0.73, "path": "a.py", "name": "users", "value": 3},
         {"event": "warned", "at": 0.8, "message": "careful", "path": None},
         {"event": "example-finished", "at": 1.0, "result": result_shape(PASSED)},
         {"event": "interrupted", "at": 1.1, "signal": "SIGINT", "count": 1},

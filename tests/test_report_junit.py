@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_history import history, play
 
-from e2e_runner.model import LeakedPort, Result, Status
+from e2e_runner.model import LeakedPort, Metric, Result, Status, Step, StepOutcome
 from e2e_runner.report.junit import Outcome, outcome, render_junit
 
 
@@ -88,6 +88,42 @@ def test_a_failure_has_all_the_output_that_was_kept() -> None:
         "Output, its last 300 lines (… earlier output not shown):\n"
         + "\n".join(f"  {line}" for line in lines)
     )
+
+
+def test_metrics_are_properties_and_a_failure_lists_its_steps() -> None:
+    failed = result(
+        Status.FAILED,
+        reason='exit code 1 in step "log in"',
+        attempts=1,
+        metrics=(
+            Metric(name="orders <&>\x00", value=5),
+            Metric(name="ratio", value=0.25),
+            Metric(name="done", value=True),
+        ),
+        steps=(
+            Step(title="prepare", started=0, duration=0.25, outcome=StepOutcome.OK),
+            Step(title="log in", started=1, duration=1.5, outcome=StepOutcome.FAILED, error="401"),
+        ),
+        happened_in=1,
+    )
+    passed = result(Status.PASSED, "examples/b.py", metrics=(Metric(name="a", value="b"),))
+    written = document([failed, passed])
+    cases = list(parse(written).iter("testcase"))
+    assert [[child.tag for child in case] for case in cases] == [
+        ["properties"],
+        ["properties", "failure"],
+    ]
+    assert {entry.get("name"): entry.get("value") for entry in cases[1].iter("property")} == {
+        "orders <&>\\x00": "5",
+        "ratio": "0.25",
+        "done": "true",
+    }
+    failure = cases[1].find("failure")
+    assert failure is not None
+    assert failure.text is not None
+    assert "\nSteps:\n  ✓ prepare  250ms\n  ✗ log in   1.50s  401\n" in failure.text
+    (suite,) = junitparser.JUnitXml.fromstring(written.encode())
+    assert [case.name for case in suite] == ["b.py", "a.py"]
 
 
 def test_a_blocked_example_says_its_advice_once() -> None:
@@ -171,10 +207,12 @@ def test_any_text_gives_a_document_that_parses(text: str) -> None:
         output_tail=text,
         hints=(text,),
         cause=text,
+        metrics=(Metric(name=text, value=text),),
+        steps=(Step(title=text, started=0, duration=0, outcome=StepOutcome.FAILED, error=text),),
     )
     written = document([failed]).encode("utf-8")
     (case,) = parse(written).iter("testcase")
-    assert [child.tag for child in case][:1] == ["failure"]
+    assert [child.tag for child in case] == ["properties", "failure"]
     assert [type(case).__name__ for case in junitparser.JUnitXml.fromstring(written)] == [
         "TestSuite"
     ]

@@ -1,6 +1,7 @@
 import itertools
 import signal
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import hypothesis
@@ -8,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2e_runner.model import Exit, LeakedDatabase, LeakedPort, LeakedProcess, Problem, Status
+from e2e_runner.model import (
+    Exit,
+    LeakedDatabase,
+    LeakedPort,
+    LeakedProcess,
+    Problem,
+    Status,
+    Step,
+    StepOutcome,
+)
 from e2e_runner.verdict import (
     JUDGED_CAUSES,
     Blocked,
@@ -18,6 +28,7 @@ from e2e_runner.verdict import (
     all_passed,
     describe_exit,
     describe_leaks,
+    ended_well,
     exit_code,
     is_bad,
     is_ok,
@@ -311,6 +322,68 @@ def test_verdicts(facts: Facts, judgement: Judgement) -> None:
         assert judgement.cause in JUDGED_CAUSES
 
 
+IN = Step(title="place orders", started=17.9, duration=42.1, outcome=StepOutcome.UNFINISHED)
+FAILED_IN = Step(title="log in", started=0, duration=1, outcome=StepOutcome.FAILED, error="401")
+NOWHERE = Step(
+    title="\x1b[31m\n\u202e" + "x" * 100,
+    started=0,
+    duration=0,
+    outcome=StepOutcome.UNFINISHED,
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        (
+            Facts(exit=TERM, timed_out=True, timeout=60, step=IN),
+            'timed out after 60s in step "place orders" (for 42.1s)',
+        ),
+        (
+            Facts(timed_out=True, timeout=60, grace=5, killed=True, step=IN),
+            (
+                'still running after 60s in step "place orders" (for 42.1s); '
+                "ignored SIGTERM for 5s, killed"
+            ),
+        ),
+        (
+            Facts(
+                timed_out=True, timeout=60, serving=Serving.NOT_READY, missing="HTTP 503", step=IN
+            ),
+            'not ready after 60s in step "place orders" (for 42.1s): HTTP 503',
+        ),
+        (
+            Facts(exit=TERM, interrupted=True, elapsed=3.2, step=IN),
+            'interrupted after 3.20s in step "place orders" (for 42.1s)',
+        ),
+        (Facts(exit=ONE, step=FAILED_IN), 'exit code 1 in step "log in"'),
+        (Facts(exit=ONE, step=IN), 'exit code 1 in step "place orders"'),
+        (Facts(exit=OK, expect_exit=3, step=IN), 'exit code 0, expected 3, in step "place orders"'),
+        (Facts(exit=SEGV, step=IN), 'killed by SIGSEGV (signal 11) in step "place orders"'),
+        (
+            Facts(exit=ONE, serving=Serving.READY, step=IN),
+            'exit code 1 after it was ready, in step "place orders"',
+        ),
+        (
+            Facts(exit=ONE, serving=Serving.NOT_READY, missing="HTTP 503", step=IN),
+            'exit code 1 before it was ready, in step "place orders": HTTP 503',
+        ),
+        (
+            Facts(exit=ONE, step=NOWHERE),
+            'exit code 1 in step "\\x1b[31m\\n\\u202e' + "x" * 13 + "…" + "x" * 30 + '"',
+        ),
+        (Facts(exit=OK, step=FAILED_IN), ""),
+        (Facts(exit=OK, step=IN, leaks=(LeakedPort(port=1),)), "left behind: port 1"),
+        (
+            Facts(exit=OK, step=IN, forbidden_output="Traceback"),
+            "output matched fail-on-output: Traceback",
+        ),
+    ],
+)
+def test_a_failure_says_in_which_step_it_happened(facts: Facts, reason: str) -> None:
+    assert judge(facts).reason == reason
+
+
 _AXES: dict[str, list[Any]] = {
     "exit": [None, OK, ONE, SEGV, Exit(code=3, signal=None)],
     "expect_exit": [0, 3],
@@ -334,6 +407,12 @@ def test_green_is_earned_in_the_whole_space() -> None:
         facts = Facts(**dict(zip(_AXES, values, strict=True)))
         verdict = judge(facts)
         seen.add(verdict.status)
+        for step in (IN, FAILED_IN):
+            told = judge(replace(facts, step=step))
+            assert (told.status, told.cause) == (verdict.status, verdict.cause)
+        assert ended_well(facts) == (
+            is_ok(verdict.status, strict=False) or verdict.cause == "output"
+        )
         if is_ok(verdict.status, strict=False):
             served = facts.serving is Serving.READY and facts.stopped
             assert facts.exit is not None

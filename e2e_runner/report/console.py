@@ -26,6 +26,7 @@ from e2e_runner.model import Result
 from e2e_runner.report import layout
 from e2e_runner.report.display import Details, Shown, Verbosity, shown
 from e2e_runner.report.live import LiveRegion
+from e2e_runner.report.progress import progress
 from e2e_runner.report.region import region
 from e2e_runner.report.reporter import Reporter
 from e2e_runner.report.sink import Sink
@@ -80,13 +81,17 @@ class ConsoleReporter:
             case RunStarted():
                 self._zero = self._clock() - event.at
                 self._start(event)
-            case ExampleStarted() | PhaseChanged():
+            case (
+                ExampleStarted()
+                | PhaseChanged()
+                | StepStarted()
+                | StepFinished()
+                | MetricReported()
+            ):
                 if self._options.verbosity is Verbosity.VERBOSE:
-                    self._say([_progress(event)])
+                    self._say(progress(event))
             case OutputWritten():
                 self._pass_through(event.text)
-            case StepStarted() | StepFinished() | MetricReported():
-                pass
             case ExampleFinished():
                 self._finish_example(event.result, state)
             case Warned():
@@ -127,7 +132,7 @@ class ConsoleReporter:
             )
         ]
         if self._options.verbosity is Verbosity.VERBOSE:
-            lines += [[(f"    {text.one_line(note)}", Style.DIM)] for note in result.notes]
+            lines += layout.remarks(result)
         self._say(lines)
 
     def _finish(self, state: RunState) -> None:
@@ -191,15 +196,6 @@ class ConsoleReporter:
             return []
         now = self._clock() - self._zero
         return region(self._state, now=now, width=width, height=height, strict=strict)
-
-
-def _progress(event: ExampleStarted | PhaseChanged) -> Line:
-    at = f"{text.duration(event.at):>7}  "
-    path = text.one_line(event.path)
-    if isinstance(event, ExampleStarted):
-        return [(f"{at}{path}: started, at most {text.limit(event.limit)}", Style.DIM)]
-    detail = f" ({text.one_line(event.detail)})" if event.detail else ""
-    return [(f"{at}{path}: {event.phase.value}{detail}", Style.DIM)]
 
 
 def _interruption(event: Interrupted) -> Line:

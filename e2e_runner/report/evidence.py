@@ -1,14 +1,39 @@
 """The evidence on one example, in words: what every human-readable report says about it."""
 
+from dataclasses import dataclass
 from typing import assert_never
 
 from e2e_runner import text
-from e2e_runner.model import Leak, LeakedDatabase, LeakedPort, LeakedProcess, Result, Status
+from e2e_runner.model import (
+    Leak,
+    LeakedDatabase,
+    LeakedPort,
+    LeakedProcess,
+    Metric,
+    Result,
+    Status,
+    Step,
+    StepOutcome,
+)
 from e2e_runner.report.screen import render
 from e2e_runner.verdict import JUDGED_CAUSES
 
 _OUTPUT_LINES = 20
 _MOST_LEAKS = 10
+_MOST_STEPS = 5
+_LONGEST_TITLE = 50  # columns
+_STEP_MARKS = {StepOutcome.OK: "✓", StepOutcome.FAILED: "✗", StepOutcome.UNFINISHED: "▸"}
+_RAN_WELL = {Status.PASSED, Status.SERVED, Status.FLAKY, Status.LEAKED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepWords:
+    """One step in words, its columns padded so that several stand below each other."""
+
+    what: str  # its mark and title
+    took: str
+    why: str  # why it failed; empty when it did not
+    outcome: StepOutcome
 
 
 def leak_words(leak: Leak) -> str:
@@ -77,6 +102,8 @@ def facts(result: Result) -> list[tuple[str, str]]:
     found += [("Left behind", leak_words(leak)) for leak in leaks[:_MOST_LEAKS]]
     if len(leaks) > _MOST_LEAKS:
         found.append(("Left behind", f"and {len(leaks) - _MOST_LEAKS:,} more"))
+    if failed := failed_steps(result):
+        found.append(("Note", failed))
     found += [("Note", _safe_lines(note)) for note in result.notes]
     if result.output_dropped:
         dropped = text.size(result.output_dropped)
@@ -84,13 +111,83 @@ def facts(result: Result) -> list[tuple[str, str]]:
     return found
 
 
+def last_steps(result: Result) -> tuple[str, list[StepWords]]:
+    """Give the last steps that it told of and a heading; the one in which it happened comes last."""
+    steps = list(result.steps)
+    if result.happened_in is not None:
+        steps.append(steps.pop(result.happened_in))
+    earlier = max(len(steps) - _MOST_STEPS, 0)
+    steps = steps[earlier:]
+    if not steps:
+        return "", []
+    heading = f"Steps, the last {_MOST_STEPS} of {len(result.steps):,}" if earlier else "Steps"
+    outermost = min(step.depth for step in steps)
+    named = [_step_title(step, outermost) for step in steps]
+    times = [text.duration(step.duration) for step in steps]
+    width, time_width = max(map(text.cell_width, named)), max(map(len, times))
+    return heading, [
+        StepWords(
+            what=name + " " * (width - text.cell_width(name)),
+            took=f"{time:>{time_width}}",
+            why=_step_end(step),
+            outcome=step.outcome,
+        )
+        for step, name, time in zip(steps, named, times, strict=True)
+    ]
+
+
+def _step_title(step: Step, outermost: int) -> str:
+    indent = "  " * min(step.depth - outermost, _MOST_STEPS)
+    return f"{indent}{_STEP_MARKS[step.outcome]} {text.shorten(flat(step.title), _LONGEST_TITLE)}"
+
+
+def _step_end(step: Step) -> str:
+    return "unfinished" if step.outcome is StepOutcome.UNFINISHED else flat(step.error)
+
+
 def note(result: Result) -> str:
-    """Give the one line on a result: the reason, after a cause that tells more than it does."""
+    """Give the one line on a result: the reason, after a cause that tells more than it does.
+
+    Of what ended well it goes on with what it told of itself.
+    """
     told = result.status in {Status.FAILED, Status.TIMEOUT} and result.cause not in JUDGED_CAUSES
     reason = flat(result.reason)
-    if not told or result.cause is None:
+    if told and result.cause is not None:
+        return ": ".join(part for part in (text.one_line(result.cause), reason) if part)
+    if result.status not in _RAN_WELL:
         return reason
-    return ": ".join(part for part in (text.one_line(result.cause), reason) if part)
+    metrics = ", ".join(map(metric_words, result.metrics))
+    return "; ".join(part for part in (reason, failed_steps(result), metrics) if part)
+
+
+def failed_steps(result: Result) -> str:
+    """Say that steps failed though the script ended well; empty where none did."""
+    failed = sum(step.outcome is StepOutcome.FAILED for step in result.steps)
+    if not failed or result.status not in _RAN_WELL:
+        return ""
+    ended = "it passed" if result.exit_code is None else f"it exited {result.exit_code}"
+    return f"{text.plural(failed, 'step')} failed, yet {ended}"
+
+
+def metric_words(metric: Metric) -> str:
+    """Give a metric in words: its value as it was told, fractions to six digits.
+
+    >>> metric_words(Metric(name="ratio", value=0.1234567)), metric_words(Metric(name="n", value=10000))
+    ('ratio: 0.123457', 'n: 10,000')
+    """
+    value = metric.value
+    match value:
+        case bool():
+            words = "yes" if value else "no"
+        case int():
+            words = f"{value:,}"
+        case float():
+            words = f"{value:,.6g}"
+        case str():
+            words = flat(value)
+        case _:
+            assert_never(value)
+    return f"{flat(metric.name)}: {words}"
 
 
 def flat(words: str) -> str:

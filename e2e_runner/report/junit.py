@@ -6,7 +6,7 @@ passed Jenkins shows system-out, and GitLab nothing: there stands what was left 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import PurePosixPath
@@ -14,8 +14,8 @@ from typing import assert_never
 from xml.sax.saxutils import escape, quoteattr
 
 from e2e_runner import text
-from e2e_runner.model import Result, Status
-from e2e_runner.report.evidence import facts, last_lines, places
+from e2e_runner.model import Metric, Result, RunInfo, Status
+from e2e_runner.report.evidence import facts, last_lines, last_steps, places
 from e2e_runner.report.paths import relative
 from e2e_runner.report.screen import clean
 from e2e_runner.state import RunState
@@ -76,17 +76,15 @@ def render_junit(state: RunState, *, strict: bool) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="utf-8"?>\n'
     yield _open("testsuites", {"name": "e2e-run", **totals, **time}) + "\n"
     yield _open("testsuite", suite) + "\n"
-    yield from _properties(state)
+    if state.run is not None:
+        yield _properties(_about_run(state.run))
     for result in results:
         yield "".join(_case(result, strict=strict))
     yield "</testsuite>\n</testsuites>\n"
 
 
-def _properties(state: RunState) -> Iterator[str]:
-    run = state.run
-    if run is None:
-        return
-    properties = {
+def _about_run(run: RunInfo) -> dict[str, str]:
+    return {
         "run": run.id,
         "version": run.version,
         "python": relative(run.python, run.root),
@@ -94,10 +92,21 @@ def _properties(state: RunState) -> Iterator[str]:
         "processes": "none" if run.processes is None else run.processes.value,
         "network": run.network,
     }
-    yield "<properties>\n"
-    for name, value in properties.items():
-        yield _open("property", {"name": name, "value": value}, empty=True) + "\n"
-    yield "</properties>\n"
+
+
+def _properties(properties: Mapping[str, str]) -> str:
+    if not properties:
+        return ""
+    entries = (
+        _open("property", {"name": name, "value": value}, empty=True) + "\n"
+        for name, value in properties.items()
+    )
+    return f"<properties>\n{''.join(entries)}</properties>\n"
+
+
+def _value(metric: Metric) -> str:
+    value = metric.value
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _case(result: Result, *, strict: bool) -> Iterator[str]:
@@ -112,14 +121,15 @@ def _case(result: Result, *, strict: bool) -> Iterator[str]:
     became = outcome(result.status, strict=strict)
     message = {"message": result.reason or result.status.value}
     kind = {"type": result.cause or result.status.value}
+    inside = _properties({metric.name: _value(metric) for metric in result.metrics})
     match became:
         case Outcome.PASSED:
-            inside = _system_out(result)
+            inside += _system_out(result)
         case Outcome.SKIPPED:
-            inside = _open("skipped", kind | message, empty=True) + "\n"
+            inside += _open("skipped", kind | message, empty=True) + "\n"
         case Outcome.FAILURE | Outcome.ERROR:
             element = became.value
-            inside = f"{_open(element, kind | message)}{_text(_explanation(result))}</{element}>\n"
+            inside += f"{_open(element, kind | message)}{_text(_explanation(result))}</{element}>\n"
         case _:
             assert_never(became)
     if not inside:
@@ -132,6 +142,7 @@ def _case(result: Result, *, strict: bool) -> Iterator[str]:
 
 def _explanation(result: Result) -> str:
     """Say all that is known. The output comes last, for it may be long: all that was kept of it."""
+    steps_heading, steps = last_steps(result)
     heading, lines = last_lines(result, most=None)
     cause = f" ({result.cause})" if result.cause else ""
     return "\n".join(
@@ -139,6 +150,8 @@ def _explanation(result: Result) -> str:
             f"{result.status.value}{cause}",
             *_labelled(facts(result)),
             *_labelled(places(result)),
+            *([f"{steps_heading}:"] if steps else []),
+            *(f"  {step.what}  {step.took}  {step.why}".rstrip() for step in steps),
             *([f"{heading}:" if lines else f"{heading}."] if lines or result.attempts else []),
             *(f"  {line}" for line in lines),
         ]

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from e2e_runner import text
-from e2e_runner.model import Containment, Plan, Result, RunInfo, Status
-from e2e_runner.report.evidence import facts, flat, last_lines, note, places
+from e2e_runner.model import Containment, Plan, Result, RunInfo, Status, StepOutcome
+from e2e_runner.report.evidence import facts, flat, last_lines, last_steps, note, places
 from e2e_runner.report.paths import relative
 from e2e_runner.report.style import Line, Span, Style
 from e2e_runner.state import RunState
@@ -28,6 +28,11 @@ _MARKS = {
     Status.BLOCKED: "✗",
     Status.SKIPPED: "-",
     Status.NOT_RUN: "-",
+}
+_STEP_STYLES = {
+    StepOutcome.OK: Style.DIM,
+    StepOutcome.FAILED: Style.BAD,
+    StepOutcome.UNFINISHED: Style.WARN,
 }
 STATUS_WIDTH = max(len(status.value) for status in Status) + 2
 
@@ -138,6 +143,13 @@ def finished(result: Result, *, done: int, selected: int, width: int | None, str
     return [*line, (f"{_INDENT}{reason}", style)] if reason else line
 
 
+def remarks(result: Result) -> Iterator[Line]:
+    """Give what else is known of an example that finished: what it says of itself, then the notes."""
+    summary = [flat(result.summary)] if result.summary.strip() else []
+    for words in [*summary, *map(text.one_line, result.notes)]:
+        yield [(f"{2 * _INDENT}{words}", Style.DIM)]
+
+
 def details(
     result: Result, *, width: int | None, strict: bool, with_output: bool
 ) -> Iterator[Line]:
@@ -153,6 +165,8 @@ def details(
     for label, words in facts(result):
         kind = Style.LINK if label == "Advice" else Style.PLAIN
         yield from _paragraph(f"{label}: {words}" if label else words, width, kind)
+    if with_output:
+        yield from _steps(result, width)
     # A blocked example never started, but its companion may have written why.
     if with_output and (result.attempts or result.output_tail):
         heading, lines = last_lines(result)
@@ -162,6 +176,21 @@ def details(
                 yield [(f"{_INDENT}│ ", Style.DIM), (row, Style.PLAIN)]
     for label, words in places(result):
         yield [(f"{_INDENT}{label + ':':<9}", Style.DIM), (words, Style.PLAIN)]
+
+
+def _steps(result: Result, width: int | None) -> Iterator[Line]:
+    """List the last steps that it told of, a line each."""
+    heading, steps = last_steps(result)
+    if steps:
+        yield [(f"{_INDENT}{heading}:", Style.DIM)]
+    for step in steps:
+        line = [
+            (f"{2 * _INDENT}{step.what}", _STEP_STYLES[step.outcome]),
+            (f"{_INDENT}{step.took}", Style.DIM),
+        ]
+        columns = sum(text.cell_width(words) for words, _ in line) + len(_INDENT)
+        why = step.why if width is None else cut(step.why, max(width - columns, 1))
+        yield [*line, (f"{_INDENT}{why}", Style.PLAIN)] if why else line
 
 
 def _paragraph(words: str, width: int | None, style: Style) -> Iterator[Line]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from e2e_runner import text
+from e2e_runner.events import Phase
 from e2e_runner.model import Status
 from e2e_runner.report.style import Line, Span, Style
 from e2e_runner.state import Running, RunState
@@ -12,6 +13,8 @@ _MOST_RUNNING = 8
 _BAR = 24
 _CLOSE_TO_LIMIT = 0.8
 _SPINNER = "-\\|/"
+_LONGEST_TITLE = 40  # columns
+_WORTH_TELLING = 1.0  # seconds that a step lasts
 
 
 def region(state: RunState, *, now: float, width: int, height: int, strict: bool) -> list[Line]:
@@ -30,17 +33,27 @@ def region(state: RunState, *, now: float, width: int, height: int, strict: bool
 def _running(example: Running, *, now: float, width: int) -> Line:
     elapsed = max(now - example.since, 0.0)
     late = elapsed > example.limit * _CLOSE_TO_LIMIT
-    phase = example.phase.value if example.phase else ""
-    doing = f"{phase}: {text.one_line(example.detail)}" if example.detail else phase
+    doing = _doing(example, now=now)
     clock = f"{text.duration(elapsed):>6} of {text.limit(example.limit)}"
     spin = _SPINNER[int(now * 4) % len(_SPINNER)]
-    room = max(width - len(clock) - len(doing) - 8, width // 3)
+    room = max(width - len(clock) - text.cell_width(doing) - 8, width // 3)
     return [
         (f"{spin} ", Style.LINK),
         (text.shorten(text.one_line(example.path), room), Style.PLAIN),
         (f"  {clock}", Style.WARN if late else Style.DIM),
         (f"  {doing}", Style.DIM),
     ]
+
+
+def _doing(example: Running, *, now: float) -> str:
+    """Say what it does: the step that it is in, while nothing more is known than that it runs."""
+    if example.phase is Phase.RUNNING and example.step is not None:
+        step = example.step
+        lasts = now - step.since
+        since = f" {text.age(lasts)}" if lasts >= _WORTH_TELLING else ""
+        return f"▸ {text.shorten(text.one_line(step.title), _LONGEST_TITLE)}{since}"
+    phase = example.phase.value if example.phase else ""
+    return f"{phase}: {text.one_line(example.detail)}" if example.detail else phase
 
 
 def _progress(state: RunState, *, now: float, strict: bool) -> Line:

@@ -28,6 +28,7 @@ from e2e_runner.model import (
     Result,
     RunInfo,
     Status,
+    Step,
 )
 from e2e_runner.report.paths import relative
 from e2e_runner.state import RunState
@@ -98,6 +99,23 @@ def result_shape(result: Result) -> Shape:
         "hints": list(result.hints),
         "notes": list(result.notes),
         "command": result.command,
+        "steps": [step_shape(step) for step in result.steps],
+        "happened_in": result.happened_in,
+        "metrics": {metric.name: metric.value for metric in result.metrics},
+        "summary": result.summary,
+    }
+
+
+def step_shape(step: Step) -> Shape:
+    """Describe a step that the script told of; `error` is null where it did not fail."""
+    return {
+        "title": step.title,
+        "section": step.section,
+        "depth": step.depth,
+        "started": seconds(step.started),
+        "duration": seconds(step.duration),
+        "outcome": step.outcome.value,
+        "error": step.error or None,
     }
 
 
@@ -154,56 +172,51 @@ def event_shape(event: Event, state: RunState) -> Shape:
                 "interrupted": event.interrupted,
                 "totals": totals_shape(state.counts),
             }
+        case Warned():
+            return _event("warned", event.at) | {"message": event.message, "path": event.path}
+        case Interrupted():
+            return _event("interrupted", event.at) | {"signal": event.signal, "count": event.count}
         case _:
-            return _small_event_shape(event)
+            return _running_event_shape(event)
 
 
-def _small_event_shape(
+def _running_event_shape(
     event: ExampleStarted
     | PhaseChanged
     | OutputWritten
     | StepStarted
     | StepFinished
-    | MetricReported
-    | Warned
-    | Interrupted,
+    | MetricReported,
 ) -> Shape:
+    """Describe what a running example does."""
+    name: str
+    shape: Shape
     match event:
         case ExampleStarted():
-            shape: Shape = {"path": event.path, "limit": event.limit}
-            return _event("example-started", event.at) | shape
+            name = "example-started"
+            shape = {"limit": event.limit}
         case PhaseChanged():
-            shape = {"path": event.path, "phase": event.phase.value, "detail": event.detail}
-            return _event("phase-changed", event.at) | shape
+            name = "phase-changed"
+            shape = {"phase": event.phase.value, "detail": event.detail}
         case OutputWritten():
-            return _event("output-written", event.at) | {"path": event.path, "text": event.text}
+            name, shape = "output-written", {"text": event.text}
         case StepStarted():
-            shape = {
-                "path": event.path,
-                "title": event.title,
-                "depth": event.depth,
-                "section": event.section,
-            }
-            return _event("step-started", event.at) | shape
+            name = "step-started"
+            shape = {"title": event.title, "depth": event.depth, "section": event.section}
         case StepFinished():
+            name = "step-finished"
             shape = {
-                "path": event.path,
                 "title": event.title,
                 "depth": event.depth,
                 "duration": seconds(event.duration),
                 "error": event.error,
             }
-            return _event("step-finished", event.at) | shape
         case MetricReported():
-            shape = {"path": event.path, "name": event.metric.name, "value": event.metric.value}
-            return _event("metric", event.at) | shape
-        case Warned():
-            return _event("warned", event.at) | {"message": event.message, "path": event.path}
-        case Interrupted():
-            shape = {"signal": event.signal, "count": event.count}
-            return _event("interrupted", event.at) | shape
+            name = "metric-reported"
+            shape = {"name": event.metric.name, "value": event.metric.value}
         case _:
             assert_never(event)
+    return _event(name, event.at) | {"path": event.path} | shape
 
 
 def _event(name: str, at: float) -> Shape:
