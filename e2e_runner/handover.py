@@ -187,5 +187,7 @@ def _text_or_none(value: object) -> str | None:
     return None if value is None else _text(value)
 
 
-def _table(value: Mapping[str, object]) -> dict[str, str]:
+def _table(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise TypeError(value)
     return {_text(name): _text(each) for name, each in value.items()}

@@ -72,6 +72,17 @@ def _text(source: str) -> str:
         ("import os\nos.system('/usr/bin/pg_dump shop > x')", "runs pg_dump"),
         ("print 'Python 2'\nimport psycopg2", "imports psycopg2"),
         ("print 'Python 2'\nimport os; os.environ['DATABASE_URL']", "reads DATABASE_URL"),
+        ("from e2e_runner.kit import databases, step", "uses e2e_runner.kit.databases"),
+        (
+            "from e2e_runner.kit import databases as d\nimport asyncpg",
+            "uses e2e_runner.kit.databases",
+        ),
+        ("from e2e_runner import kit\nkit.databases('orm')", "uses e2e_runner.kit.databases"),
+        ("import e2e_runner.kit as k\nk.databases()", "uses e2e_runner.kit.databases"),
+        ("import e2e_runner.kit\ne2e_runner.kit.databases()", "uses e2e_runner.kit.databases"),
+        ("from e2e_runner.kit import *\ndatabases()", "uses e2e_runner.kit.databases"),
+        ("from e2e_runner.kit.isolation import databases", "uses e2e_runner.kit.databases"),
+        ("print 'Python 2'\nfrom e2e_runner.kit import databases", "uses e2e_runner.kit.databases"),
     ],
 )
 def test_python_that_wants_postgres(source: str, reason: str) -> None:
@@ -92,6 +103,11 @@ def test_python_that_wants_postgres(source: str, reason: str) -> None:
         "from .asyncpg import x",
         "psql = 'psqlx'",
         "PGHOST = 1",
+        "from e2e_runner.kit import step, unique_name",
+        "from e2e_runner import kit\nkit.step('databases')",
+        "from e2e_runner.kit import *\nstep('a')",
+        "from mine import databases\ndatabases()  # not e2e_runner.kit",
+        "from .e2e_runner.kit import databases",
     ],
 )
 def test_python_that_does_not(source: str) -> None:

@@ -55,7 +55,7 @@ async def obtain(names: Sequence[str], stack: contextlib.AsyncExitStack) -> Give
         stack.push_async_callback(project.databases.release, grant, keep=None)
     except NoDatabase as error:
         raise DatabasesUnavailable(
-            f"PostgreSQL cannot be had: {error}", facts=error.facts, remedy=" ".join(error.advice)
+            f"Databases cannot be made: {error}", facts=error.facts, remedy=" ".join(error.advice)
         ) from None
     except E2ERunError as error:
         raise DatabasesUnavailable(str(error)) from None
