@@ -74,7 +74,7 @@ async def browse(client: httpx.AsyncClient) -> None:
 async def edit(client: httpx.AsyncClient) -> None:
     """Add and change an exchange as an admin."""
     section("Edit")
-    slug = unique_name("exchange").replace("_", "-")
+    slug = unique_name("exchange")
     new = {"slug": slug, "name": "Nova", "kind": "spot", "symbols": ["BTC-USDT"]}
     with step("a viewer may not"):
         api_response(await client.post("/exchanges", json=new), 403)

@@ -1,29 +1,41 @@
+"""The example suite as users run it: under e2e-run and by hand, on both kinds of server, also killed.
+
+It is run in a copy of what a checkout has. Nothing here counts on which examples there are.
+"""
+
+import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from harness import REPOSITORY, Outcome, Project, Running, project, wait_gone, wait_until
+from servers import Server, debian_binaries, missing, running_server, wheel_binaries
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from e2e_runner.supervise import linux
+
 PORT = 8000
 
-pytestmark = pytest.mark.usefixtures("demo_port")
+pytestmark = [
+    pytest.mark.usefixtures("demo_port"),
+    # Before its own time, a test may have to wait for the port until another worker's test is over.
+    pytest.mark.timeout(400),
+]
 
 
-def run_by_hand(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, EXAMPLES / name],
-        check=False,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def temporary_folders() -> set[Path]:
+    """List what runs may leave outside of TMPDIR: servers' data in memory, and cgroups."""
+    own = linux.own_cgroup()
+    parents = [Path("/dev/shm"), *([own] if own else [])]
+    return {found for parent in parents for found in parent.glob("e2e-run-*")}
 
 
 def somebody_listens() -> bool:
@@ -31,110 +43,238 @@ def somebody_listens() -> bool:
         return client.connect_ex(("127.0.0.1", PORT)) == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "output"),
-    [
-        (
-            "example_health_check.py",
-            (
-                "The demo service is ready at http://127.0.0.1:8000.\n"
-                "GET /health: 200, status 'ok'.\n"
-                "It runs version 1.0.0.\n"
-                "GET /no-such-path: 404, as it should be.\n"
-                "The health check works.\n"
-            ),
-        ),
-        (
-            "example_jwt_login.py",
-            (
-                "The demo service is ready at http://127.0.0.1:8000.\n"
-                "A wrong password: 401, 'Wrong username or password'.\n"
-                "The right one: a token that is valid for 900 seconds.\n"
-                "GET /api/v1/users/me: {'id': 1, 'username': 'trader'}.\n"
-                "Without the token: 401.\n"
-                "A forged token: 401, 'Invalid token: Signature verification failed'.\n"
-                "Login by token works.\n"
-            ),
-        ),
-        (
-            "example_websocket_ticker.py",
-            (
-                "The demo service is ready at http://127.0.0.1:8000.\n"
-                "An unknown symbol is refused: TULIPS is none of BTC-USD, ETH-USD, EUR-USD.\n"
-                "5 ticks of BTC-USD in order: 64250.00, 64250.02, 64250.07, 64250.09, 64250.08.\n"
-                "A heartbeat arrived among them or after.\n"
-                "A second subscription starts from the first tick and sees the same prices.\n"
-                "The ticker works.\n"
-            ),
-        ),
-    ],
-)
-def test_example_passes_by_hand_from_any_folder(name: str, output: str, tmp_path: Path) -> None:
-    done = run_by_hand(name, tmp_path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """The examples in a project of their own."""
 
-    assert (done.stdout, done.stderr, done.returncode) == (output, "", 0)
-    assert not somebody_listens()
+    project: Project
+    before: set[Path] = field(default_factory=temporary_folders)
+
+    @property
+    def scratch(self) -> Path:
+        return self.project.root / "scratch"
+
+    def how(self, extra: dict[str, str] | None = None) -> dict[str, Any]:
+        return {"env": {"TMPDIR": str(self.scratch)} | (extra or {})}
+
+    def arguments(self, *args: str) -> list[str]:
+        return ["--strict", "--python", str(self.project.python), *args]
+
+    def run(self, *args: str) -> Outcome:
+        return self.project.run(*self.arguments(*args), **self.how())
+
+    @contextlib.contextmanager
+    def running(self, *args: str) -> Iterator[Running]:
+        with self.project.running(*self.arguments(*args), **self.how()) as running:
+            yield running
+
+    def listed(self) -> dict[str, Any]:
+        """Give what `list` says of the examples."""
+        with self.project.start(
+            *("list", "--json", "--python", str(self.project.python)), **self.how()
+        ) as listing:
+            told: dict[str, Any] = json.loads(listing.communicate(timeout=60)[0])
+        return told
+
+    @contextlib.contextmanager
+    def by_hand(
+        self, example: str, env: dict[str, str] | None = None
+    ) -> Iterator["subprocess.Popen[str]"]:
+        """Start a Python example without a runner."""
+        file = self.project.root / "examples" / example
+        with subprocess.Popen(
+            [self.project.python, file],
+            cwd=self.project.root,
+            env=self.project.environment(self.how(env)["env"]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def assert_nothing_is_left(self) -> None:
+        assert self.project.survivors() == []
+        assert not somebody_listens()
+        assert list(self.scratch.iterdir()) == []
+        assert list(self.project.root.glob(".e2e-run/runs/*/.run/record.json")) == []
+        # Other workers' runs make and remove such folders at the same time.
+        left = temporary_folders() - self.before
+        wait_until(lambda: not (left & temporary_folders()), f"{left} were gone", seconds=60)
 
 
-@pytest.mark.parametrize(
-    "name", ["example_health_check.py", "example_jwt_login.py", "example_websocket_ticker.py"]
-)
-def test_example_fails_at_once_when_the_port_is_taken(name: str, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", PORT)):
-        done = run_by_hand(name, tmp_path)
+@pytest.fixture
+def suite() -> Iterator[Suite]:
+    with project() as made:
+        (made.root / "e2e-run.toml").unlink()
+        shutil.copy(REPOSITORY / "pyproject.toml", made.root)
+        shutil.copytree(
+            REPOSITORY / "examples",
+            made.root / "examples",
+            ignore=shutil.ignore_patterns("__pycache__", ".e2e-run"),
+        )
+        (made.root / "scratch").mkdir()
+        yield Suite(project=made)
 
-    assert (done.stdout, done.stderr, done.returncode) == (
-        "",
-        "error: 127.0.0.1:8000: address already in use. Stop what listens there, then try again.\n",
-        1,
-    )
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    binaries = debian_binaries() or wheel_binaries() or missing("PostgreSQL")
+    with running_server(binaries) as running:
+        yield running
 
 
-def test_example_shows_the_log_of_a_service_that_dies_early(tmp_path: Path) -> None:
+def assert_all_passed(done: Outcome) -> None:
+    assert done.statuses, done.stderr
+    assert {*done.statuses.values()} <= {"passed", "served"}, done.stdout
+    assert done.stdout.rstrip().endswith("All examples passed")
+    assert done.code == 0
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Wait for the end of an example; gives its exit code and all that it printed."""
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout + stderr
+
+
+# --- what is an example --------------------------------------------------------------------------
+
+
+def test_only_the_stories_are_examples(suite: Suite) -> None:
+    told = suite.listed()
+    assert [each["problems"] for each in told["examples"] if each["problems"]] == []
+    assert {Path(each["path"]).name.partition("_")[0] for each in told["examples"]} == {"example"}
+    helpers = {each["path"] for each in told["not_examples"]}
+    assert {"examples/demo_data.py", "examples/demo_api/main.py"} <= helpers
+
+
+def test_the_service_says_which_settings_it_lacks(suite: Suite) -> None:
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "example_health_check.py"],
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "DEMO_JWT_SECRET": "short"},
+        [suite.project.python, "-c", "import demo_api.main"],
+        cwd=suite.project.root / "examples",
+        env=suite.project.environment({"DB_HOST": "localhost", "DB_NAME": "shop"}),
         capture_output=True,
         text=True,
+        check=False,
         timeout=60,
     )
-
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: The demo service exited with code 1.\nIts log:\n")
-    assert done.stderr.endswith("ValueError: DEMO_JWT_SECRET: needs 32 bytes or more\n")
-
-
-def test_example_stops_its_service_when_it_is_terminated(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-u", EXAMPLES / "example_websocket_ticker.py"],
-        cwd=tmp_path,
-        env={**os.environ, "DEMO_TICK_SECONDS": "3600"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as example:
-        assert example.stdout is not None
-        first = example.stdout.readline()
-        example.send_signal(signal.SIGTERM)
-        code = example.wait(30)
-
-    assert (first, code) == ("The demo service is ready at http://127.0.0.1:8000.\n", 143)
-    assert not somebody_listens()
+    assert done.stderr.splitlines()[-1] == (
+        "demo_api.settings.SettingsError: set DB_USER, DB_OHLCV_NAME, JWT_SECRET "
+        "before the service is imported"
+    )
 
 
-def test_example_does_not_take_a_stranger_for_its_service(tmp_path: Path) -> None:
-    # Both see the port free; the one whose service binds second must fail, and say why.
-    with ThreadPoolExecutor() as pool:
-        both = list(pool.map(run_by_hand, ["example_health_check.py"] * 2, [tmp_path] * 2))
+# --- they pass -----------------------------------------------------------------------------------
 
-    assert 0 in {done.returncode for done in both}
-    for done in both:
-        if done.returncode == 0:
-            assert (done.stdout.splitlines()[-1], done.stderr) == ("The health check works.", "")
-        else:
-            assert done.returncode == 1
-            assert "The demo service is ready" not in done.stdout
-            # With a small letter where bind(2) fails, with a capital where only listen(2) does.
-            assert "address already in use" in done.stderr.lower()
-    assert not somebody_listens()
+
+def test_all_pass_three_times_in_a_row_on_servers_of_their_own(suite: Suite) -> None:
+    for _ in range(3):
+        assert_all_passed(suite.run("--postgres", "embedded"))
+        suite.assert_nothing_is_left()
+
+
+def test_all_pass_on_a_server_that_is_configured(suite: Suite, server: Server) -> None:
+    def state() -> list[str]:
+        return server.sql(
+            "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles ORDER BY 1"
+        )
+
+    before = state()
+    assert_all_passed(suite.run("--postgres", server.url()))
+    assert state() == before
+    with suite.by_hand("example_health_check.py", {"E2E_RUN_POSTGRES": server.url()}) as example:
+        code, output = finish(example)
+    assert (code, state()) == (0, before), output
+    suite.assert_nothing_is_left()
+
+
+def test_each_passes_by_hand(suite: Suite) -> None:
+    failed = {}
+    for example in suite.listed()["examples"]:
+        if example["serve"] is not None:
+            continue  # it serves until it is stopped; the examples that need it start it
+        done = subprocess.run(
+            example["command"],
+            cwd=suite.project.root,
+            env=suite.project.environment(suite.how()["env"]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        if done.returncode:
+            failed[example["path"]] = done.stdout
+        suite.assert_nothing_is_left()
+    assert failed == {}
+
+
+# --- they are killed -----------------------------------------------------------------------------
+
+
+def a_database_server_starts(running: Running, _: Suite) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(each.name().startswith("postgres") for each in running.offspring())
+    return False
+
+
+def the_service_listens(_: Running, __: Suite) -> bool:
+    return somebody_listens()
+
+
+def the_second_example_runs(_: Running, suite: Suite) -> bool:
+    return len([*suite.project.root.glob(".e2e-run/runs/*/examples/*.log")]) > 1
+
+
+@pytest.mark.parametrize(
+    "moment", [a_database_server_starts, the_service_listens, the_second_example_runs]
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_at_any_moment_is_followed_by_one_that_passes(
+    suite: Suite, number: signal.Signals, moment: Callable[[Running, Suite], bool]
+) -> None:
+    with suite.running("examples/") as running:
+        wait_until(lambda: moment(running, suite), moment.__name__.replace("_", " "), seconds=60)
+        started = running.offspring()
+        running.process.send_signal(number)
+        running.outcome()
+    wait_gone(started)
+    assert running.process.returncode == {2: 130, 15: 143, 9: -9}[number]
+    assert_all_passed(suite.run("-k", "routes"))
+    suite.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_example_that_is_ended_by_hand_leaves_nothing(
+    suite: Suite, number: signal.Signals
+) -> None:
+    with suite.by_hand("example_jwt_login.py") as example:
+        wait_until(somebody_listens, "the service listened", seconds=60)
+        started = psutil.Process(example.pid).children(recursive=True)
+        example.send_signal(number)
+        code, output = finish(example)
+    assert code == {2: -2, 15: 143, 9: -9}[number], output
+    wait_gone(started)
+    with suite.by_hand("example_jwt_login.py") as example:
+        assert finish(example)[0] == 0
+    suite.assert_nothing_is_left()
+
+
+# --- the port is taken ---------------------------------------------------------------------------
+
+
+def test_a_taken_port_is_told_with_its_owner(suite: Suite) -> None:
+    with socket.create_server(("127.0.0.1", PORT)):
+        done = suite.run("-k", "jwt_login")
+        with suite.by_hand("example_jwt_login.py") as example:
+            code, output = finish(example)
+    assert done.statuses == {"examples/example_jwt_login.py": "blocked"}
+    assert code == 1
+    for told in (done.stdout, output):
+        assert f"port {PORT}" in told
+        assert f"pid {os.getpid()}" in told
+    suite.assert_nothing_is_left()

@@ -14,7 +14,7 @@ from demo_api.paging import Page, Paging, fetch_page
 
 router = APIRouter(prefix="/exchanges", tags=["exchanges"])
 
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{2,40}$")]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9_-]{2,63}$")]
 Symbol = Annotated[str, Field(pattern=r"^[A-Z0-9]+-[A-Z0-9]+$", max_length=30)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 
