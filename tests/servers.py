@@ -347,6 +347,36 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
+async def hung_session(server: Server, *, database: str = "postgres") -> AsyncIterator[int]:
+    """Hold a session that does not react; gives the pid of its process."""
+    async with connected(server.address(database=database)) as connection:
+        pid = connection.get_server_pid()
+        with stopped(pid):
+            yield pid
+
+
+@contextlib.contextmanager
+def obstructed(server: Server, *, slot: str, subscription: str, prepared: str) -> Iterator[None]:
+    """Put what keeps a database into three: an unused slot, a subscription, a prepared transaction."""
+    server.sql(
+        "SELECT pg_create_logical_replication_slot('inactive', 'test_decoding')", database=slot
+    )
+    server.sql(
+        "CREATE SUBSCRIPTION sub CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false)",
+        database=subscription,
+    )
+    server.sql("BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'waiting'", database=prepared)
+    try:
+        yield
+    finally:
+        server.sql("SELECT pg_drop_replication_slot('inactive')")
+        server.sql("ALTER SUBSCRIPTION sub DISABLE", database=subscription)
+        server.sql("ALTER SUBSCRIPTION sub SET (slot_name = NONE)", database=subscription)
+        server.sql("DROP SUBSCRIPTION sub", database=subscription)
+        server.sql("ROLLBACK PREPARED 'waiting'", database=prepared)
+
+
+@contextlib.asynccontextmanager
 async def locked_catalog(server: Server) -> AsyncIterator[None]:
     """Hold a lock for which every survey waits."""
     async with connected(server.address()) as holder, holder.transaction():

@@ -186,12 +186,8 @@ def test_a_hung_backend_is_survived(server: servers.Server, where: str) -> None:
     server.sql("CREATE DATABASE victim")
 
     async def do() -> tuple[DropResult, bool, DropResult]:
-        async with (
-            connected(server.address(database=where)) as hung,
-            connected(server.address()) as connection,
-        ):
-            pid = await hung.fetchval("SELECT pg_backend_pid()")
-            with servers.stopped(pid):
+        async with connected(server.address()) as connection:
+            async with servers.hung_session(server, database=where):
                 stuck = await drop_database(connection, "victim", force=True, patience=1.0)
                 state = await survey(connection)
                 halfway = next(each for each in state.databases if each.name == "victim")
@@ -219,10 +215,9 @@ def test_a_retry_succeeds_once_the_server_answers(
 
     async def do() -> DropResult:
         async with (
-            connected(server.address()) as hung,
             connected(server.address()) as connection,
+            servers.hung_session(server) as pid,
         ):
-            pid = await hung.fetchval("SELECT pg_backend_pid()")
             really = asyncpg.Connection.execute
 
             async def execute(self: Connection, query: str, *args: Any, **more: Any) -> str:
@@ -231,9 +226,8 @@ def test_a_retry_succeeds_once_the_server_answers(
                     os.kill(pid, signal.SIGCONT)
                 return await really(self, query, *args, **more)
 
-            with servers.stopped(pid):
-                monkeypatch.setattr(asyncpg.Connection, "execute", execute)
-                return await drop_database(connection, "victim", force=False, patience=patience)
+            monkeypatch.setattr(asyncpg.Connection, "execute", execute)
+            return await drop_database(connection, "victim", force=False, patience=patience)
 
     result = run(do())
     assert (result.outcome, result.reason) == (DropOutcome.DROPPED, "")
@@ -246,16 +240,10 @@ def test_a_retry_leaves_a_database_that_has_got_the_name_meanwhile(server: serve
     server.sql("CREATE DATABASE victim")
 
     async def do() -> DropResult:
-        async with (
-            connected(server.address()) as hung,
-            connected(server.address()) as connection,
-        ):
+        async with connected(server.address()) as connection, servers.hung_session(server):
             oid = await connection.fetchval("SELECT max(oid)::int8 FROM pg_database")
-            with servers.stopped(await hung.fetchval("SELECT pg_backend_pid()")):
-                # It runs out for the first try; that the name is another's is seen within it.
-                return await drop_database(
-                    connection, "victim", force=False, oid=oid + 1, patience=2.0
-                )
+            # It runs out for the first try; that the name is another's is seen within it.
+            return await drop_database(connection, "victim", force=False, oid=oid + 1, patience=2.0)
 
     result = run(do())
     assert (result.outcome, result.reason) == (DropOutcome.DROPPED, "")

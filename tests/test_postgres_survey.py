@@ -55,31 +55,24 @@ def test_a_fresh_server(server: servers.Server, user: str) -> None:
 
 @USERS
 def test_every_obstacle_is_seen(server: servers.Server, user: str) -> None:
-    for name in ("slotted", "subscribed", "prepared", "closed", "halfway", "occupied"):
-        server.sql(f"CREATE DATABASE {name}")
+    names = ("slotted", "subscribed", "prepared", "closed", "halfway", "occupied")
+    servers.create(server, *names)
+    server.sql("ALTER DATABASE closed ALLOW_CONNECTIONS false")
+    server.sql("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'halfway'")
+
+    async def look_while_occupied() -> ServerState:
+        async with (
+            connected(server.address(database="occupied")),
+            connected(server.address(database="occupied")),
+            connected(server.address(user=user)) as connection,
+        ):
+            return await survey(connection)
+
     try:
-        server.sql(
-            "SELECT pg_create_logical_replication_slot('inactive', 'test_decoding')",
-            database="slotted",
-        )
-        server.sql(
-            "CREATE SUBSCRIPTION sub CONNECTION 'dbname=nowhere' PUBLICATION p"
-            " WITH (connect = false)",
-            database="subscribed",
-        )
-        server.sql("BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'waiting'", database="prepared")
-        server.sql("ALTER DATABASE closed ALLOW_CONNECTIONS false")
-        server.sql("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'halfway'")
-
-        async def look_while_occupied() -> ServerState:
-            async with (
-                connected(server.address(database="occupied")),
-                connected(server.address(database="occupied")),
-                connected(server.address(user=user)) as connection,
-            ):
-                return await survey(connection)
-
-        found = {each.name: each for each in run(look_while_occupied()).databases}
+        with servers.obstructed(
+            server, slot="slotted", subscription="subscribed", prepared="prepared"
+        ):
+            found = {each.name: each for each in run(look_while_occupied()).databases}
         assert found["slotted"].slots == ("inactive",)
         assert found["subscribed"].subscriptions == ("sub",)
         assert found["prepared"].prepared == 1
@@ -88,13 +81,7 @@ def test_every_obstacle_is_seen(server: servers.Server, user: str) -> None:
         assert found["occupied"].sessions == 2
         assert found["slotted"].sessions == found["prepared"].sessions == 0
     finally:
-        server.sql("SELECT pg_drop_replication_slot('inactive')")
-        server.sql("ROLLBACK PREPARED 'waiting'", database="prepared")
-        server.sql("ALTER SUBSCRIPTION sub DISABLE", database="subscribed")
-        server.sql("ALTER SUBSCRIPTION sub SET (slot_name = NONE)", database="subscribed")
-        server.sql("DROP SUBSCRIPTION sub", database="subscribed")
-        for name in ("slotted", "subscribed", "prepared", "closed", "halfway", "occupied"):
-            server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+        servers.remove(server, *names)
 
 
 @USERS

@@ -188,15 +188,6 @@ def test_every_row_of_what_must_stay(server: servers.Server) -> None:
     create(server, *stay, "test_half", "test_plain", "shop")
     server.sql("ALTER DATABASE test_template IS_TEMPLATE true")
     server.sql("ALTER DATABASE test_closed ALLOW_CONNECTIONS false")
-    server.sql(
-        "SELECT pg_create_logical_replication_slot('inactive', 'test_decoding')",
-        database="test_slot",
-    )
-    server.sql(
-        "CREATE SUBSCRIPTION sub CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false)",
-        database="test_sub",
-    )
-    server.sql("BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'w'", database="test_prepared")
     server.sql("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'test_half'")
 
     async def do() -> Done:
@@ -206,15 +197,14 @@ def test_every_row_of_what_must_stay(server: servers.Server) -> None:
                 Criteria(patterns=("test_",), protect=("test_protected",)),
             )
 
-    done = run(do())
+    with servers.obstructed(
+        server, slot="test_slot", subscription="test_sub", prepared="test_prepared"
+    ):
+        done = run(do())
     assert {each.database.name: each.why for each in done.survey.plan.spared} == stay
     assert done.outcomes == {"test_half": "dropped", "test_plain": "dropped"}
     assert server.databases() == BUILT_IN | stay.keys() | {"shop"}
     server.sql("ALTER DATABASE test_template IS_TEMPLATE false")
-    server.sql("SELECT pg_drop_replication_slot('inactive')")
-    server.sql("ALTER SUBSCRIPTION sub SET (slot_name = NONE)", database="test_sub")
-    server.sql("DROP SUBSCRIPTION sub", database="test_sub")
-    server.sql("ROLLBACK PREPARED 'w'", database="test_prepared")
     remove(server, *stay, "shop")
 
 
@@ -330,16 +320,13 @@ def test_a_hung_backend_is_reported_and_the_next_sweep_recovers(server: servers.
     criteria = Criteria(patterns=("test_",))
 
     async def do() -> Done:
-        async with connected(server.address()) as hung:
-            pid = await hung.fetchval("SELECT pg_backend_pid()")
+        async with contextlib.AsyncExitStack() as stack:
 
-            with contextlib.ExitStack() as stack:
+            async def hang() -> None:
+                await stack.enter_async_context(servers.hung_session(server))
 
-                async def stop() -> None:
-                    stack.enter_context(servers.stopped(pid))
-
-                # For the drops it runs out; for the last look before each it should not.
-                return await sweeping(server.address(), criteria, between=stop(), patience=2.0)
+            # For the drops it runs out; for the last look before each it should not.
+            return await sweeping(server.address(), criteria, between=hang(), patience=2.0)
 
     done = run(do())
     assert set(done.outcomes.values()) == {"failed"}
@@ -439,22 +426,20 @@ def test_a_second_interrupt_breaks_off(server: servers.Server) -> None:
     create(server, "test_stuck", "shop")
 
     async def do() -> tuple[Swept, ...]:
-        async with connected(server.address()) as hung:
-            pid = await hung.fetchval("SELECT pg_backend_pid()")
-            found = await look(server.address(), Criteria(patterns=("test_",)))
-            stop = Stop()
+        found = await look(server.address(), Criteria(patterns=("test_",)))
+        stop = Stop()
 
-            def is_stuck() -> list[str]:
-                return server.sql(servers.STUCK_DROP)
+        def is_stuck() -> list[str]:
+            return server.sql(servers.STUCK_DROP)
 
-            with servers.stopped(pid):
-                dropping = asyncio.create_task(drop(found, lambda _: None, stop, patience=60))
-                await asyncio.to_thread(wait_until, is_stuck, "a drop was under way")
-                stop.request(signal.SIGINT)
-                assert await asyncio.to_thread(is_stuck)
-                assert not dropping.done()
-                stop.request(signal.SIGINT)
-                return await dropping
+        async with servers.hung_session(server):
+            dropping = asyncio.create_task(drop(found, lambda _: None, stop, patience=60))
+            await asyncio.to_thread(wait_until, is_stuck, "a drop was under way")
+            stop.request(signal.SIGINT)
+            assert await asyncio.to_thread(is_stuck)
+            assert not dropping.done()
+            stop.request(signal.SIGINT)
+            return await dropping
 
     (result,) = run(do())
     assert (result.outcome, result.reason) == (SweepOutcome.LEFT, "its drop was broken off")

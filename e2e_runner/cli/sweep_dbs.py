@@ -36,7 +36,7 @@ from e2e_runner.errors import E2ERunError, UsageError
 from e2e_runner.model import PostgresMode, RunSettings, ServerAddress, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from e2e_runner.report.sweep import SweptServer
     from e2e_runner.sweep import Emit, Survey
@@ -125,7 +125,7 @@ def sweep_command(
     resolved = resolve_given({"postgres": postgres, "config": config}, (".",))
     for warning in resolved.warnings:
         click.echo(f"warning: {one_line(warning)}", err=True)
-    server = choose_server(resolved.run)
+    server = choose_server(resolved.run, os.environ)
     settings = resolved.run.postgres
     criteria = Criteria(
         patterns=tuple(dict.fromkeys((*settings.patterns, *patterns))),
@@ -157,8 +157,8 @@ class Choice:
     application: frozenset[str]
 
 
-def choose_server(run: RunSettings) -> Choice:
-    """Choose the server: flag, variable, config, then what the application uses.
+def choose_server(run: RunSettings, environ: "Mapping[str, str]") -> Choice:
+    """Choose the server: flag, variable, config, then what the application uses by `environ`.
 
     Raises UsageError where none is named.
     """
@@ -170,7 +170,7 @@ def choose_server(run: RunSettings) -> Choice:
             "there is nothing to sweep",
             remedy=f"name a server: --postgres {_EXAMPLE}, or --postgres env",
         )
-    caller = _caller(needed=settings.url is None and settings.admin_url is None)
+    caller = _caller(environ, needed=settings.url is None and settings.admin_url is None)
     named = [settings.url, settings.admin_url, caller[0] if caller else None]
     application = frozenset(each.database for each in named if each is not None)
     if settings.url is not None and origin.source is Source.FLAG:
@@ -197,12 +197,16 @@ _SERVERLESS = {PostgresMode.EMBEDDED, PostgresMode.OFF}
 _EXAMPLE = "postgresql://USER@HOST:PORT/postgres"
 
 
-def _caller(*, needed: bool) -> tuple[ServerAddress, str] | None:
-    """Give what the application uses; where another server is named, broken variables are nothing."""
+def _caller(environ: "Mapping[str, str]", *, needed: bool) -> tuple[ServerAddress, str] | None:
+    """Give what the application uses; where another server is named, broken variables are nothing.
+
+    Unlike a run, a sweep leaves them where they are: the driver finds there which certificates
+    (PGSSLROOTCERT and its like) a server that is named by URL needs.
+    """
     from e2e_runner.config import caller_server
 
     try:
-        return caller_server(os.environ)
+        return caller_server(environ)
     except UsageError:
         if needed:
             raise
