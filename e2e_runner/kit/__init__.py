@@ -11,11 +11,17 @@ from e2e_runner.kit.isolation import (
     databases,
 )
 from e2e_runner.kit.names import unique_name
+from e2e_runner.kit.servers import Server, ServerNotReady, companion, serve, serve_command
 
 __all__ = [
     "DatabasesUnavailable",
     "IsolatedDatabase",
     "IsolatedDatabases",
+    "Server",
+    "ServerNotReady",
+    "companion",
     "databases",
+    "serve",
+    "serve_command",
     "unique_name",
 ]

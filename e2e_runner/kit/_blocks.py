@@ -2,44 +2,72 @@
 
 What a block holds lives in an event loop in a thread of its own, so that it is looked after whatever
 the script is doing, and so that synchronous and asynchronous scripts share one implementation.
+
+Signals: no handler interrupts what takes or gives back. A handler that raises while a block is entered
+has the entering given up, and what was taken is given back first; one that raises while a block is left
+waits for that. The next one has it hurry (kill instead of stop), one more ends the waiting.
 """
 
-import contextlib
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of the kit
     import asyncio
+    from collections.abc import AsyncIterator
+    from concurrent.futures import Future
 
 _T = TypeVar("_T")
+
+
+class BlockError(Exception):
+    """An error of what a block holds whose text says all: where in the kit it arose is not shown."""
+
+
+class BlockFailed(Exception):  # noqa: N818 - what a block's holder sees, not an error of its own
+    """The script raised `error` inside the block; holders see this when they are left."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(repr(error))
+        self.error = error
 
 
 class Block(Generic[_T]):
     """A block that may be entered once, by ``with`` or ``async with``.
 
     While it lasts, SIGTERM ends the script by SystemExit, so that what the block holds is given back;
-    a script with a handler of its own keeps that.
+    a script with a handler of its own keeps that. An exception that the script raises stays what it
+    is: what goes wrong at the end as well is a note to it. In a forked process the block is over: it
+    belongs to the one that entered it.
     """
 
     def __init__(self, hold: Callable[[], AbstractAsyncContextManager[_T]]) -> None:
-        """`hold` makes what is entered and left, in one task of the background loop."""
+        """`hold` makes what is entered and left, in one task of the background loop.
+
+        Left by an exception of the script it sees `BlockFailed`. It may be cancelled twice: to be left
+        before it is entered, and then, or while it is left, to end at once.
+        """
         self._hold = hold
         self._held: _Held[_T] | None = None
 
     def __enter__(self) -> _T:
-        held = self._begin()
+        held = self._new()
         try:
-            return held.entered.result()
+            with _Deferred(held.abandon, held.hurry):
+                held.begin()
+                if held.entered.exception() is not None:
+                    held.wait()
         except BaseException:
-            with _term.held_back():
-                held.cancel()
-                held.join()
+            with _Deferred(held.hurry):
+                held.abandon()
+                held.wait()
             raise
+        return held.value()
 
     def __exit__(
         self,
@@ -47,26 +75,31 @@ class Block(Generic[_T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        held = self._end(error)
-        with _term.held_back():
-            try:
-                held.join()
-            except BaseException:  # it takes too long for somebody
-                held.cancel()
-                raise
+        held = self._entered()
+        if held.is_inherited:
+            return
+        reactions = (held.hurry,) if _is_stop(error) else (_go_on, held.hurry)
+        with _Deferred(*reactions):
+            held.leave(error)
+            held.wait()
         held.raise_new(error)
 
     async def __aenter__(self) -> _T:
         import asyncio
 
-        held = self._begin()
+        asyncio.get_running_loop()  # another kind of loop is an error before anything is taken
+        held = self._new()
         try:
-            return await asyncio.shield(asyncio.wrap_future(held.entered))
-        except BaseException:
-            with _term.held_back():
-                held.cancel()
-                await held.joined()
+            with _Deferred(_go_on):
+                held.begin()
+            await asyncio.shield(asyncio.wrap_future(held.entered))
+        except BaseException as error:
+            held.abandon()
+            await held.waited(patience=0)
+            if error is held.error:
+                held.value()
             raise
+        return held.value()
 
     async def __aexit__(
         self,
@@ -74,27 +107,52 @@ class Block(Generic[_T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        held = self._end(error)
-        with _term.held_back():
-            try:
-                await held.joined()
-            except BaseException:
-                held.cancel()
-                raise
+        held = self._entered()
+        if held.is_inherited:
+            return
+        held.leave(error)
+        await held.waited(patience=0 if _is_stop(error) else 1)
         held.raise_new(error)
 
-    def _begin(self) -> "_Held[_T]":
+    def _new(self) -> "_Held[_T]":
         if self._held is not None:
             raise RuntimeError("this block was entered before: make a new one")
-        _term.acquire()
-        self._held = held = _Held(self._hold)
-        return held
+        self._held = _Held(self._hold)
+        return self._held
 
-    def _end(self, error: BaseException | None) -> "_Held[_T]":
+    def _entered(self) -> "_Held[_T]":
         if self._held is None:
             raise RuntimeError("this block was not entered")
-        self._held.leave(error)
+        if self._held.is_leaving:
+            raise RuntimeError("this block was left before")
         return self._held
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do asynchronous work in the background and wait for it; cancel it when that is interrupted."""
+
+    @asynccontextmanager
+    async def hold() -> "AsyncIterator[_T]":
+        yield await work
+
+    with Block(hold) as value:
+        return value
+
+
+def _go_on() -> None:
+    """React to a signal by nothing yet."""
+
+
+def _is_stop(error: BaseException | None) -> bool:
+    """Tell whether a block is left because the script is to end: the next signal is the second then."""
+    import asyncio
+
+    return isinstance(error, KeyboardInterrupt | SystemExit | asyncio.CancelledError)
+
+
+# --- what is held --------------------------------------------------------------------------------
+
+_BETWEEN_CANCELS = 0.05  # seconds; two at once would count as one
 
 
 class _Held(Generic[_T]):
@@ -104,194 +162,369 @@ class _Held(Generic[_T]):
         from concurrent.futures import Future
 
         self.entered: Future[_T] = Future()
-        self._ended: Future[None] = Future()
-        self._loop = _background.acquire()
-        self._leave: asyncio.Future[None] = self._loop.create_future()
+        self.error: BaseException | None = None  # what it ended by
+        self.is_leaving = False
+        self._hold = hold
+        self._pid = os.getpid()
+        self._ended: Future[None] = Future()  # never fails
+        self._home: _Home | None = None
         self._task: asyncio.Task[None] | None = None
-        self._loop.call_soon_threadsafe(self._start, hold)
+        self._leave: asyncio.Future[None] | None = None
+        self._cancels = 0
+        self._most_cancels = 2  # to leave before it is entered, and to hurry
 
-    def _start(self, hold: Callable[[], AbstractAsyncContextManager[_T]]) -> None:
-        self._task = self._loop.create_task(self._run(hold))
-        self._task.add_done_callback(self._tell)
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it is another process's, of which this one is a fork."""
+        return self._pid != os.getpid()
 
-    async def _run(self, hold: Callable[[], AbstractAsyncContextManager[_T]]) -> None:
-        async with hold() as value:
-            self.entered.set_result(value)
-            await self._leave
+    def begin(self) -> None:
+        """Start to enter it. Raises RuntimeError where no thread can be had."""
+        _termination.acquire(self)
+        try:
+            self._home = _homes.acquire()
+        except BaseException:
+            _termination.release(self)
+            raise
+        self._home.loop.call_soon_threadsafe(self._start)
 
-    def _tell(self, task: "asyncio.Task[None]") -> None:
-        import asyncio
-
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if not self.entered.done():
-            self.entered.set_exception(error or asyncio.CancelledError())
+    def value(self) -> _T:
+        """Give what was entered; raises what went wrong."""
+        error = self.entered.exception()
         if error is None:
-            self._ended.set_result(None)
-        else:
-            self._ended.set_exception(error)
+            return self.entered.result()
+        if isinstance(error, BlockError):
+            raise error.with_traceback(None)
+        raise error
 
     def leave(self, error: BaseException | None) -> None:
         """Have the block end, for `error` or without one."""
+        self.is_leaving = True
+        self._most_cancels = 1
 
         def end() -> None:
-            if self._leave.done():
+            if self._leave is None or self._leave.done():
                 return
             if error is None:
                 self._leave.set_result(None)
             else:
-                # StopIteration and its like cannot be set on a future; that there is one is enough.
-                self._leave.set_exception(BlockFailed(repr(error)))
+                self._leave.set_exception(BlockFailed(error))
 
-        self._loop.call_soon_threadsafe(end)
+        self._soon(end)
 
-    def cancel(self) -> None:
-        """Break off what it does."""
-        self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+    def abandon(self) -> None:
+        """Have it left before it is entered; further calls do nothing."""
 
-    def join(self) -> None:
+        def cancel() -> None:
+            if not self._cancels:
+                self._cancel()
+
+        self.is_leaving = True
+        self._soon(cancel)
+
+    def hurry(self) -> None:
+        """Have it end at once."""
+
+        def cancel() -> None:
+            if self._home is not None:
+                self._home.loop.call_later(_BETWEEN_CANCELS * self._cancels, self._cancel)
+
+        self._soon(cancel)
+
+    def wait(self) -> None:
         """Wait until it has ended, however that was."""
-        self._ended.exception()
-        self._release()
+        if self._home is not None:
+            self._ended.exception()
+            self._released(self._home)
 
-    async def joined(self) -> None:
-        """Wait until it has ended, from a coroutine; one that is cancelled meanwhile still waits."""
+    async def waited(self, *, patience: int) -> None:
+        """Wait for its end in a coroutine; after `patience` cancellations the next has it hurry.
+
+        One more ends the waiting. Raises CancelledError, at the end as a rule.
+        """
         import asyncio
 
-        ended = asyncio.ensure_future(asyncio.wrap_future(self._ended))
-        cancelled: asyncio.CancelledError | None = None
+        if self._home is None:
+            return
+        ended = asyncio.wrap_future(self._ended)
+        first: asyncio.CancelledError | None = None
+        count = 0
         while not self._ended.done():
             try:
-                await asyncio.wait([ended])
+                await asyncio.shield(ended)
             except asyncio.CancelledError as error:
-                if cancelled is not None:
+                first = first or error
+                count += 1
+                if count > patience + 1:
                     raise
-                cancelled = error
-        await asyncio.gather(ended, return_exceptions=True)
-        self._release()
-        if cancelled is not None:
-            raise cancelled
+                if count > patience:
+                    self.hurry()
+        self._released(self._home)
+        if first is not None:
+            raise first
 
     def raise_new(self, known: BaseException | None) -> None:
-        """Raise what went wrong at the end, unless that is what the script itself raised."""
-        error = self._ended.exception()
-        if error is not None and not isinstance(error, BlockFailed):
-            raise error from known
+        """Raise what went wrong at the end, or add it to what the script itself raised."""
+        import asyncio
 
-    def _release(self) -> None:
-        _term.release()
-        _background.release()
+        error = self.error
+        if error is None or isinstance(error, BlockFailed | asyncio.CancelledError):
+            return
+        if known is None:
+            raise error.with_traceback(None) if isinstance(error, BlockError) else error
+        text = str(error) if isinstance(error, BlockError) else f"{type(error).__name__}: {error}"
+        # Python shows the notes of these to nobody.
+        if isinstance(known, SystemExit | asyncio.CancelledError | GeneratorExit):
+            sys.stderr.write(f"{text}\n")
+        else:
+            known.add_note(text)
 
+    def _released(self, home: "_Home") -> None:
+        if not home.users:
+            home.thread.join()
+        _termination.release(self)
 
-class BlockFailed(Exception):  # noqa: N818 - what a block's holder sees, not an error of its own
-    """The script raised inside the block; holders see this when they are left."""
+    def _soon(self, call: Callable[[], None]) -> None:
+        if self._home is not None and not self._ended.done():
+            try:
+                self._home.loop.call_soon_threadsafe(call)
+            except RuntimeError:  # it has just ended, and the loop was closed
+                return
+
+    def _start(self) -> None:
+        self._leave = self._running().create_future()
+        self._task = self._running().create_task(self._run())
+
+    def _running(self) -> "asyncio.AbstractEventLoop":
+        if self._home is None:
+            raise RuntimeError("this block was not begun")
+        return self._home.loop
+
+    def _cancel(self) -> None:
+        if self._task is not None and self._cancels < self._most_cancels:
+            self._cancels += 1
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        if self._leave is None or self._home is None:
+            raise RuntimeError("this block was not begun")
+        try:
+            async with self._hold() as value:
+                self.entered.set_result(value)
+                await self._leave
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it, whatever it is
+            self.error = error
+        if not self.entered.done():
+            self.entered.set_exception(
+                self.error or RuntimeError("what the block holds ended before it was entered")
+            )
+        _homes.release(self._home, self._ended)
 
 
 # --- the loop ------------------------------------------------------------------------------------
 
 
-class _Background:
-    """The loop of all blocks; it lives from the first entry to the last exit."""
+class _Home:
+    """An event loop in a thread of its own, from the first entry to the last exit."""
 
     def __init__(self) -> None:
-        self._users = 0
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def acquire(self) -> "asyncio.AbstractEventLoop":
         import asyncio
 
-        with self._lock:
-            self._users += 1
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                # A script that cannot be ended must not be held by this: its sockets close anyway.
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="e2e_runner.kit", daemon=True
-                )
-                self._thread.start()
-            return self._loop
+        self.users = 0
+        self.loop = asyncio.new_event_loop()
+        # A loop that helps is not the script's to watch, not even in development mode.
+        self.loop.slow_callback_duration = 60
+        # A script that cannot be ended must not be held by this: its sockets close anyway.
+        self.thread = threading.Thread(target=self._serve, name="e2e_runner.kit", daemon=True)
+        self.farewell: list[Future[None]] = []
 
-    def release(self) -> None:
+    def _serve(self) -> None:
+        import asyncio
+
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        finally:
+            self.loop.close()
+            for future in self.farewell:
+                future.set_result(None)
+
+
+class _Homes:
+    """Gives out the loop that all blocks share while any of them is open."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._home: _Home | None = None
+        self._inherited: list[_Home] = []
+
+    def acquire(self) -> _Home:
         with self._lock:
-            self._users -= 1
-            if self._users or self._loop is None or self._thread is None:
+            if self._home is None:
+                home = _Home()
+                try:
+                    home.thread.start()
+                except BaseException:
+                    home.loop.close()
+                    raise
+                self._home = home
+            self._home.users += 1
+            return self._home
+
+    def release(self, home: _Home, ended: "Future[None]") -> None:
+        """Give it back, in its own thread; `ended` is told once that is done."""
+        with self._lock:
+            home.users -= 1
+            if not home.users:
+                self._home = None
+                home.farewell.append(ended)
+                home.loop.stop()
                 return
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop = self._thread = None
+        ended.set_result(None)
+
+    def forget(self) -> None:
+        """Begin anew in a forked process, which has the objects of the loop and not its thread."""
+        if self._home is not None:
+            self._inherited.append(self._home)  # closing it would close the parent's
+        self._home = None
+        self._lock = threading.Lock()
 
 
-def _serve(loop: "asyncio.AbstractEventLoop") -> None:
-    import asyncio
+# --- signals -------------------------------------------------------------------------------------
 
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-
-# --- SIGTERM -------------------------------------------------------------------------------------
-
+_RAISING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)  # as a rule
 _EXIT_TERMINATED = 143
 
 
-class _Term:
-    """Makes SIGTERM end the script as Ctrl-C does, while there is a block."""
+class _Deferred:
+    """Defers what signal handlers raise in the main thread to the end of the block.
+
+    The handlers run when the signals come; what the n-th that raises is answered with is the n-th of
+    `reactions`, and what raises after these is raised at once.
+    """
+
+    def __init__(self, *reactions: Callable[[], None]) -> None:
+        self._reactions: Sequence[Callable[[], None]] = reactions
+        self._raised: list[BaseException] = []
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        try:
+            for number in _RAISING:
+                handler = signal.getsignal(number)
+                # What ends the process without a word is to give back first, where we can have it.
+                if callable(handler) or (number == signal.SIGTERM and handler is signal.SIG_DFL):
+                    self._previous[number] = handler
+                    signal.signal(number, self._handle)
+        except BaseException:
+            self._restore()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+        if self._raised:
+            raise self._raised[0]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        handler = self._previous[signal.Signals(number)]
+        try:
+            if callable(handler):
+                handler(number, frame)
+            else:
+                _termination.handle(number, frame)
+        except BaseException as error:
+            self._raised.append(error)
+            if len(self._raised) > len(self._reactions):
+                raise
+            self._reactions[len(self._raised) - 1]()
+
+    def _restore(self) -> None:
+        previous, self._previous = self._previous, {}
+        for number, handler in previous.items():
+            if signal.getsignal(number) == self._handle:
+                # One that came to be needed meanwhile stays until the last block is left.
+                wanted = _termination.wanted(number, handler)
+                signal.signal(number, wanted)
+
+
+class _Termination:
+    """Makes SIGTERM end the script as Ctrl-C does, while the main thread has a block open."""
 
     def __init__(self) -> None:
-        self._users = 0
-        self._holding = 0
-        self._pending = False
-        self._installed = False
+        self._open: set[_Held[Any]] = set()
+        self._count = 0  # of signals since the first block was entered
 
-    def acquire(self) -> None:
-        self._users += 1
+    def acquire(self, held: _Held[Any]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            if not self._open:
+                self._count = 0
+            self._open.add(held)
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, self.handle)
+
+    def release(self, held: _Held[Any]) -> None:
+        self._open.discard(held)
         in_main = threading.current_thread() is threading.main_thread()
-        if not self._installed and in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, self._handle)
-            self._installed = True
+        if not self._open and in_main and signal.getsignal(signal.SIGTERM) == self.handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def release(self) -> None:
-        self._users -= 1
-        in_main = threading.current_thread() is threading.main_thread()
-        if not self._users and self._installed and in_main:
-            if signal.getsignal(signal.SIGTERM) == self._handle:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            self._installed = False
+    def wanted(self, number: signal.Signals, handler: Any) -> Any:
+        """Give the handler to restore: ours while there is a block, the default after the last."""
+        if number != signal.SIGTERM or handler not in (signal.SIG_DFL, self.handle):
+            return handler
+        return self.handle if self._open else signal.SIG_DFL
 
-    @contextlib.contextmanager
-    def held_back(self) -> Iterator[None]:
-        """Let what gives things back finish; the first SIGTERM counts afterwards."""
-        self._holding += 1
-        try:
-            yield
-        finally:
-            self._holding -= 1
-        if self._pending and not self._holding:
-            self._pending = False
+    def handle(self, _number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        leaving = [held for held in self._open if held.is_leaving]
+        if self._count > 1 and leaving:
+            for held in leaving:
+                held.hurry()
+            if self._count == 2:  # noqa: PLR2004 - the second is answered by that
+                return
+        loop = _interrupted_loop(frame)
+        if loop is None:
             sys.exit(_EXIT_TERMINATED)
+        loop.call_soon_threadsafe(sys.exit, _EXIT_TERMINATED)
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self._holding and not self._pending:
-            self._pending = True
-        else:
-            sys.exit(_EXIT_TERMINATED)
-
-
-_background = _Background()
-_term = _Term()
+    def forget(self) -> None:
+        """Begin anew in a forked process: what SIGTERM did before the blocks, it does again."""
+        self._open.clear()
+        if signal.getsignal(signal.SIGTERM) == self.handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Do asynchronous work in the background and wait for it; a block is open meanwhile."""
+def _interrupted_loop(frame: FrameType | None) -> "asyncio.AbstractEventLoop | None":
+    """Give the event loop whose own code a signal has interrupted; None when it was other code.
+
+    An exception there would lose what the loop was about to do; from a callback it ends it in order.
+    """
+    if frame is None or "asyncio" not in sys.modules:
+        return None
+    module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    if module not in ("asyncio", "selectors"):
+        return None
     import asyncio
 
-    loop = _background.acquire()
-    try:
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
-    finally:
-        _background.release()
+    return asyncio._get_running_loop()  # noqa: SLF001 - documented, for just this: it does not raise
+
+
+_homes = _Homes()
+_termination = _Termination()
+
+
+def _forget() -> None:
+    _homes.forget()
+    _termination.forget()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from e2e_runner import apart
 from e2e_runner.model import Containment
@@ -44,16 +45,32 @@ async def hosted() -> AsyncIterator[Host]:
     try:
         async with shared.lock:
             if shared.host is None:
-                shared.host = await _open(shared.stack)
+                await to_the_end(_open(shared))
+        assert shared.host is not None  # noqa: S101 - or the above has raised
         yield shared.host
     finally:
         shared.users -= 1
         if not shared.users:
             del _shared[loop]
-            await shared.stack.aclose()
+            await to_the_end(shared.stack.aclose())
 
 
-async def _open(stack: contextlib.AsyncExitStack) -> Host:
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do what must not be broken off; a cancellation counts afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _open(shared: _Shared) -> None:
+    stack = shared.stack
     spawner = Spawner()
     stack.callback(spawner.close)
     state = stack.enter_context(apart.state_folder("kit"))
@@ -65,4 +82,15 @@ async def _open(stack: contextlib.AsyncExitStack) -> Host:
     )
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     stack.callback(os.close, null)
-    return Host(supervisor=supervisor, run_dir=run_dir, null=null)
+    shared.host = Host(supervisor=supervisor, run_dir=run_dir, null=null)
+
+
+def _hang_up() -> None:
+    """Close what a forked process has of it, or the helpers would live for as long as that."""
+    for shared in _shared.values():
+        if shared.host is not None:
+            shared.host.supervisor.disinherit()
+    _shared.clear()
+
+
+os.register_at_fork(after_in_child=_hang_up)

@@ -117,6 +117,11 @@ class Supervisor(Channel):
         except OSError as error:
             raise SupervisionLost("the spawner process was killed") from error
 
+    def disinherit(self) -> None:
+        """Close the sockets in a forked process, so that it does not stand in for this one."""
+        for channel in (self, *self._keepers):
+            channel.sock.close()
+
     def received(self, message: Message) -> None:
         """Take what the spawner says; see `spawner` for the messages."""
         match message:
@@ -184,20 +189,24 @@ class Supervisor(Channel):
         self._count += 1
         cgroup = None if self.cgroups is None else str(self.cgroups / str(self._count))
         keeper = Keeper(ours)
+        self._keepers.add(keeper)
         forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._forks.append(forked)
         try:
             with theirs:
                 send(self.sock, ("keeper", cgroup), (theirs.fileno(),))
             keeper.pin(await forked)
-            self._keepers.add(keeper)
         except OSError as error:
-            keeper.close()
+            self._drop(keeper)
             raise StartError(f"no process could be forked: {error.strerror or error}") from error
         except BaseException:
-            keeper.close()
+            self._drop(keeper)
             raise
         return keeper
+
+    def _drop(self, keeper: Keeper) -> None:
+        keeper.close()
+        self._keepers.discard(keeper)
 
     async def _shut_down(self) -> None:
         if self._coming is not None:
