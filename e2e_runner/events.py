@@ -61,10 +61,14 @@ class OutputWritten:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
-    """A running example told that a step began. `depth` counts the steps around it."""
+    """A running example told that a step began.
+
+    `step` is its place among the steps of the example, from 0; `depth` counts the steps around it.
+    """
 
     at: float
     path: str
+    step: int
     title: str
     depth: int = 0
     section: str = ""
@@ -76,6 +80,7 @@ class StepFinished:
 
     at: float
     path: str
+    step: int
     title: str
     depth: int = 0
     duration: float

@@ -151,15 +151,23 @@ class Narration:
             depth=0 if around is None else around.step.depth + 1,
             section=self._section,
         )
-        if len(self._steps) >= MOST_STEPS:
+        index = len(self._steps)
+        if index >= MOST_STEPS:
             self._open[record.step] = _Begun(step=step, index=None)
             return told
-        self._open[record.step] = _Begun(step=step, index=len(self._steps))
+        self._open[record.step] = _Begun(step=step, index=index)
         self._steps.append(step)
-        started = StepStarted(
-            at=at, path=self._path, title=step.title, depth=step.depth, section=step.section
-        )
-        return [*told, started]
+        return [
+            *told,
+            StepStarted(
+                at=at,
+                path=self._path,
+                step=index,
+                title=step.title,
+                depth=step.depth,
+                section=step.section,
+            ),
+        ]
 
     def _end(self, record: StepEnded, *, now: float, at: float) -> list[Told]:
         begun = self._open.pop(record.step, None)
@@ -180,6 +188,7 @@ class Narration:
             StepFinished(
                 at=at,
                 path=self._path,
+                step=ended.index,
                 title=step.title,
                 depth=step.depth,
                 duration=step.duration,

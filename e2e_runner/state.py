@@ -31,9 +31,9 @@ from e2e_runner.model import Deselected, Plan, Result, RunInfo, Status
 class OpenStep:
     """A step that a running example is in. `since` is on the scale of the events."""
 
+    step: int  # its place among the steps of the example
     title: str
     since: float
-    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +136,11 @@ class RunState:
         if running is None:
             return
         if isinstance(event, StepStarted):
-            begun = OpenStep(title=event.title, since=event.at, depth=event.depth)
-            self.running[event.path] = replace(running, steps=(*running.steps, begun))
-            return
-        for place, step in reversed(tuple(enumerate(running.steps))):
-            if (step.title, step.depth) == (event.title, event.depth):
-                left = running.steps[:place] + running.steps[place + 1 :]
-                self.running[event.path] = replace(running, steps=left)
-                return
+            begun = OpenStep(step=event.step, title=event.title, since=event.at)
+            steps = (*running.steps, begun)
+        else:
+            steps = tuple(each for each in running.steps if each.step != event.step)
+        self.running[event.path] = replace(running, steps=steps)
 
     def _record(self, result: Result) -> None:
         earlier = self._results.get(result.path)

@@ -48,8 +48,10 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
         ExampleStarted(at=0.5, path="a.py", limit=60.0),
         PhaseChanged(at=0.6, path="a.py", phase=Phase.WAITING_FOR_PORT, detail="port 8000"),
         OutputWritten(at=0.7, path="a.py", text="a\nb\ud800"),
-        StepStarted(at=0.71, path="a.py", title="log in", depth=1, section="Users"),
-        StepFinished(at=0.72, path="a.py", title="log in", depth=1, duration=0.5, error="401"),
+        StepStarted(at=0.71, path="a.py", step=4, title="log in", depth=1, section="Users"),
+        StepFinished(
+            at=0.72, path="a.py", step=4, title="log in", depth=1, duration=0.5, error="401"
+        ),
         MetricReported(at=0.73, path="a.py", metric=Metric(name="users", value=3)),
         Warned(at=0.8, message="careful"),
         ExampleFinished(at=1.0, result=PASSED),
@@ -90,6 +92,7 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
             "event": "step-started",
             "at": 0.71,
             "path": "a.py",
+            "step": 4,
             "title": "log in",
             "depth": 1,
             "section": "Users",
@@ -98,6 +101,7 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
             "event": "step-finished",
             "at": 0.72,
             "path": "a.py",
+            "step": 4,
             "title": "log in",
             "depth": 1,
             "duration": 0.5,

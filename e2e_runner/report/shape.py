@@ -202,10 +202,16 @@ def _running_event_shape(
             name, shape = "output-written", {"text": event.text}
         case StepStarted():
             name = "step-started"
-            shape = {"title": event.title, "depth": event.depth, "section": event.section}
+            shape = {
+                "step": event.step,
+                "title": event.title,
+                "depth": event.depth,
+                "section": event.section,
+            }
         case StepFinished():
             name = "step-finished"
             shape = {
+                "step": event.step,
                 "title": event.title,
                 "depth": event.depth,
                 "duration": seconds(event.duration),
