@@ -1,0 +1,476 @@
+"""What a script tells of its own course: sections, steps, metrics, and a summary at its end.
+
+For people it prints: sections, steps that failed and the summary; with ``E2E_VERBOSE=true`` every step
+and metric too. Under ``e2e-run`` the same calls also become records, from which the run knows the
+step that a script is in. Narration never makes a script fail.
+"""
+
+import contextlib
+import itertools
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+from weakref import WeakKeyDictionary
+
+from e2e_runner.kit._channel import Channel, step_id
+from e2e_runner.kit._words import cut, said
+from e2e_runner.text import duration, one_line, plural
+
+if TYPE_CHECKING:  # each takes longer to import than all of this
+    import asyncio
+
+    from e2e_runner.records import Value
+
+_LONGEST_PRINTED = 200  # characters of a title, or of a metric's value
+
+
+# --- what scripts call ---------------------------------------------------------------------------
+
+
+def section(title: str) -> None:
+    """Begin another part of the story; it ends the steps without a block that are open."""
+    _story.section(str(title))
+
+
+def step(title: str) -> "Step":
+    """Begin a step: for the length of a block, or until the next step.
+
+    ``with step("log in"):`` lasts for the block, and failed if an exception leaves that. A bare
+    ``step("log in")`` lasts until the next step beside it, the end of the block around it, `section`
+    or `success`; it failed if the program, or the task or thread that began it, dies by an exception
+    meanwhile. Steps in a block lie within its step. Each asyncio task and each thread has a course of
+    its own: their steps do not end each other.
+    """
+    return _story.step(str(title))
+
+
+def metric(name: str, value: "Value") -> None:
+    """Tell a figure; a later one of the same name replaces it.
+
+    The value is a number, a string or a bool, else TypeError is raised; NaN and the infinities are a
+    ValueError, as is an empty name.
+    """
+    _story.metric(name, value)
+
+
+def success(message: str = "") -> None:
+    """Tell what the script has shown, with the steps and metrics since the start or the last summary.
+
+    It does not hide steps that failed meanwhile.
+    """
+    _story.success(str(message))
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+class _Level:
+    """Where steps follow each other: the story as a whole, or the inside of a step."""
+
+    __slots__ = ("failure_within", "open")
+
+    def __init__(self) -> None:
+        self.open: dict[_Course, Step] = {}  # bare steps
+        self.failure_within = ""  # of the step that failed last
+
+
+class Step(_Level):
+    """A step under way; `step` makes it."""
+
+    __slots__ = ("_block", "around", "began", "course", "depth", "ended", "id", "pid", "title")
+
+    def __init__(self, title: str, around: _Level, course: "_Course", began: float) -> None:
+        """`around` is where it stands, `course` the task or thread that it is a step of."""
+        super().__init__()
+        self.title = title
+        self.around = around
+        self.course = course
+        self.began = began
+        self.id = step_id(next(_numbers))
+        self.pid = os.getpid()
+        self.depth: int = around.depth + 1 if isinstance(around, Step) else 0
+        self.ended = False
+        self._block = False
+
+    def __enter__(self) -> None:
+        if self._block or self.ended:
+            raise RuntimeError(
+                f"the step {self.title!r} is over, or its block has begun: "
+                "write `with step(...):`, with a new step for each block"
+            )
+        self._block = True
+        _story.enclose(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _story.leave(self, error)
+
+
+class _Course:
+    """A task, or a thread outside of tasks: what does one thing after another."""
+
+    __slots__ = ("__weakref__", "open", "thread")
+
+    def __init__(self, thread: "_Course | None" = None) -> None:
+        self.thread = thread  # of a task: that which runs it
+        self.open: dict[Step, None] = {}  # bare steps, in the order in which they began
+
+    def task_ended(self, task: "asyncio.Task[Any]") -> None:
+        # `exception()` would count as having seen to it, and a failure that nobody awaits would no
+        # longer be logged.
+        error = getattr(task, "_exception", None)
+        _story.course_ended(self, "CancelledError" if task.cancelled() else _failure(error))
+
+
+_numbers = itertools.count(1)
+_root = _Level()
+_here: ContextVar[_Level] = ContextVar("e2e_runner.kit.narration", default=_root)
+
+
+def _living(level: _Level) -> _Level:
+    """Give the innermost level that has not ended."""
+    while isinstance(level, Step) and level.ended:
+        level = level.around
+    return level
+
+
+def _failure(error: BaseException | None) -> str:
+    """Say how an exception that leaves a step makes that fail; empty if it does not."""
+    match error:
+        case None | GeneratorExit():
+            return ""
+        case SystemExit(code=code) if code is None or code == 0:
+            return ""
+    return said(error)
+
+
+# --- the story -----------------------------------------------------------------------------------
+
+
+class _Story:
+    """All that a process tells."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock  # seconds, as the runner's own
+        self._channel = Channel()
+        self._threads = threading.local()
+        self._tasks: WeakKeyDictionary[asyncio.Task[Any], _Course] = WeakKeyDictionary()
+        self._hooked = False
+        self.forked()
+
+    def forked(self) -> None:
+        """Begin anew in a child; what the parent has begun is its to end."""
+        # Reentrant: the handler of a signal may tell something in the midst of our own doing.
+        self._lock = threading.RLock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._began = self._clock()
+        self._steps = 0
+        self._failed = 0
+        self._metrics: dict[str, Value] = {}
+
+    def section(self, title: str) -> None:
+        with self._lock:
+            now = self._clock()
+            self._end_all(self._level(self._course()), now)
+            self._channel.section(now, title)
+            _say(f"── {_printed(title)}", "bold")
+
+    def step(self, title: str) -> Step:
+        with self._lock:
+            self._hook()
+            now = self._clock()
+            course = self._course()
+            level = self._level(course)
+            for before in (course, course.thread):
+                if before is not None and before in level.open:
+                    self._end(level.open[before], "", now)
+            new = Step(title, level, course, now)
+            level.open[course] = new
+            course.open[new] = None
+            _here.set(new)
+            self._steps += 1
+            self._channel.began(now, new.id, title, level.id if isinstance(level, Step) else None)
+            if _verbose():
+                _say(f"{_indent(new)}→ {_printed(title)}")
+            return new
+
+    def enclose(self, step: Step) -> None:
+        """Have a step last for a block."""
+        with self._lock:
+            _forget(step)
+            _here.set(step)
+
+    def leave(self, step: Step, error: BaseException | None) -> None:
+        """End a step whose block was left."""
+        with self._lock:
+            self._end(step, _failure(error), self._clock())
+            _here.set(step.around)
+
+    def metric(self, name: str, value: "Value") -> None:
+        _check_metric(name, value)
+        with self._lock:
+            self._metrics[name] = value
+            self._channel.metric(self._clock(), name, value)
+            if _verbose():
+                here = _living(_here.get())
+                indent = _indent(here) + "  " if isinstance(here, Step) else ""
+                _say(f"{indent}{_in_words(name, value)}")
+
+    def success(self, message: str) -> None:
+        with self._lock:
+            now = self._clock()
+            self._end_all(self._level(self._course()), now)
+            self._channel.summary(now, message)
+            text = _summary(_printed(message), self._steps, self._failed, now - self._began)
+            if self._failed:
+                _say(f"! {text}", "yellow")
+            else:
+                _say(f"✓ {text}", "green")
+            for name, value in self._metrics.items():
+                _say(f"  {_in_words(name, value)}")
+            self._begin()
+
+    def course_ended(self, course: _Course, failure: str) -> None:
+        """End the bare steps of a task or thread that is over."""
+        with self._lock:
+            now = self._clock()
+            for step in reversed(list(course.open)):
+                self._end(step, failure, now)
+
+    def died(self, error: BaseException | None) -> None:
+        """Tell what an exception that nobody caught has broken off in this thread."""
+        thread = self._thread()
+        with self._lock:
+            tasks = [each for each in self._tasks.values() if each.thread is thread]
+        for course in (*tasks, thread):
+            self.course_ended(course, _failure(error))
+
+    # --- where we are ---
+
+    def _course(self) -> _Course:
+        thread = self._thread()
+        # Without asyncio there are no tasks, and it may be in the midst of being imported.
+        current_task = getattr(sys.modules.get("asyncio"), "current_task", None)
+        if current_task is None:
+            return thread
+        try:
+            task = current_task()
+        except RuntimeError:  # no loop runs in this thread
+            return thread
+        if task is None:
+            return thread
+        course = self._tasks.get(task)
+        if course is None:
+            course = self._tasks[task] = _Course(thread)
+            task.add_done_callback(course.task_ended)
+        return course
+
+    def _thread(self) -> _Course:
+        course: _Course | None = getattr(self._threads, "course", None)
+        if course is None:
+            course = self._threads.course = _Course()
+        return course
+
+    def _level(self, course: _Course) -> _Level:
+        """Give the level on which this course goes on: beside its own bare step, not within it."""
+        level = _living(_here.get())
+        if (
+            isinstance(level, Step)
+            and level in level.course.open
+            # A thread that runs a loop waits for it: its tasks go on where it has stopped.
+            and level.course in {course, course.thread}
+            and level.pid == os.getpid()
+        ):
+            level = _living(level.around)
+        return level
+
+    # --- how steps end ---
+
+    def _end_all(self, level: _Level, now: float) -> None:
+        for step in list(level.open.values()):
+            self._end(step, "", now)
+
+    def _end(self, step: Step, failure: str, now: float) -> None:
+        if step.ended or step.pid != os.getpid():  # a child that was forked does not end it
+            return
+        step.ended = True
+        _forget(step)
+        for inner in reversed(list(step.open.values())):
+            self._end(inner, failure if inner.course is step.course else "", now)
+        self._channel.ended(now, step.id, failure)
+        took = duration(now - step.began)
+        if failure:
+            self._failed += 1
+            told = failure == step.failure_within
+            step.around.failure_within = failure
+            if _verbose():
+                why = "" if told else f": {failure}"
+                _say(f"{_indent(step)}✗ {_printed(step.title)} ({took}){why}", "red")
+            elif not told:
+                _say(f"✗ {_path(step)} ({took}): {failure}", "red")
+        elif _verbose():
+            _say(f"{_indent(step)}✓ {_printed(step.title)} ({took})", "green")
+
+    # --- the end of the program ---
+
+    def _hook(self) -> None:
+        """Hear of exceptions that nobody catches."""
+        if self._hooked:
+            return
+        self._hooked = True
+        before, before_in_threads = sys.excepthook, threading.excepthook
+
+        def hook(
+            kind: type[BaseException], error: BaseException, trace: TracebackType | None
+        ) -> None:
+            try:
+                self.died(error)
+            finally:
+                before(kind, error, trace)
+
+        def hook_in_threads(args: threading.ExceptHookArgs) -> None:
+            try:
+                self.died(args.exc_value)
+            finally:
+                before_in_threads(args)
+
+        sys.excepthook = hook
+        threading.excepthook = hook_in_threads
+
+
+def _forget(step: Step) -> None:
+    """Take a step out of those that the next one ends."""
+    step.course.open.pop(step, None)
+    if step.around.open.get(step.course) is step:
+        del step.around.open[step.course]
+
+
+def _check_metric(name: object, value: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"metric({name!r}, ...): the name is a str, not {type(name).__name__}")
+    if not name:
+        raise ValueError("metric(''): a metric needs a name")
+    if not isinstance(value, int | float | str):
+        raise TypeError(
+            f"metric({name!r}, ...): the value is an int, a float, a str or a bool, "
+            f"not {type(value).__name__}; convert it, as with float(...) or str(...)"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"metric({name!r}, {value}): the value is a finite number")
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def _printed(text: str) -> str:
+    return cut(one_line(text), _LONGEST_PRINTED)
+
+
+def _indent(step: Step) -> str:
+    return "  " * (step.depth + 1)
+
+
+def _path(step: Step) -> str:
+    """Name a step with those around it, for where these are not printed."""
+    titles = []
+    level: _Level = step
+    while isinstance(level, Step):
+        titles.append(_printed(level.title))
+        level = level.around
+    return " > ".join(reversed(titles))
+
+
+def _summary(message: str, steps: int, failed: int, seconds: float) -> str:
+    """Sum up.
+
+    >>> _summary("All orders placed", 5, 0, 1.23), _summary("", 4, 1, 0.5), _summary("", 0, 0, 2)
+    ('All orders placed: 5 steps in 1.23s', '4 steps, 1 failed, in 500ms', 'done in 2.00s')
+    """
+    took = f"in {duration(seconds)}"
+    if failed:
+        counted = f"{plural(steps, 'step')}, {failed:,} failed, {took}"
+    elif steps:
+        counted = f"{plural(steps, 'step')} {took}"
+    else:
+        return f"{message or 'done'} {took}"
+    return f"{message}: {counted}" if message else counted
+
+
+def _in_words(name: str, value: "Value") -> str:
+    """Put a metric into words.
+
+    >>> _in_words("mean price", 0.1 + 0.2), _in_words("in order", True)
+    ('mean price: 0.3', 'in order: yes')
+    """
+    match value:
+        case bool():
+            text = "yes" if value else "no"
+        case float():
+            text = f"{value:.10g}"
+        case int() if abs(value) >= 10**_LONGEST_PRINTED:
+            text = "a number of very many digits"
+        case _:
+            text = str(value)
+    return f"{_printed(name)}: {_printed(text)}"
+
+
+# --- printing ------------------------------------------------------------------------------------
+
+_STYLES = {"bold": "1", "green": "32", "red": "31", "yellow": "33"}
+_PLAIN = str.maketrans({"─": "-", "→": ">", "✓": "ok:", "✗": "FAILED:", "…": "..."})
+
+
+def _verbose() -> bool:
+    return os.environ.get("E2E_VERBOSE", "").lower() in {"1", "on", "true", "yes"}
+
+
+def _say(line: str, style: str = "") -> None:
+    """Print a line. That nobody can read it is no failure of the script."""
+    stream = sys.stdout
+    if stream is None:
+        return
+    try:
+        if style and stream.isatty() and not os.environ.get("NO_COLOR"):
+            line = f"\x1b[{_STYLES[style]}m{line}\x1b[0m"
+        try:
+            stream.write(f"{line}\n")
+        except UnicodeEncodeError:
+            encoding = stream.encoding
+            plain = line.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+            stream.write(f"{plain}\n")
+        stream.flush()  # so that what comes next on standard error stands below it
+    except BlockingIOError:  # it is full for now
+        return
+    except OSError:
+        _give_up(stream)
+    except (ValueError, RuntimeError):  # it is closed, or a signal came in the midst of a write
+        return
+
+
+def _give_up(stream: TextIO) -> None:
+    """Have standard output lead nowhere, for what is stuck in it would end the program with code 120."""
+    if stream is not sys.__stdout__:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        number = stream.fileno()
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.dup2(null, number)
+        finally:
+            os.close(null)
+
+
+_story = _Story(time.monotonic)
+os.register_at_fork(after_in_child=_story.forked)
