@@ -102,7 +102,7 @@ class RecordFile:
             self._skipping = False
         for line in lines:
             self._take_line(line, found)
-        if len(part) > LONGEST_LINE:
+        if len(part) > LONGEST_LINE and not self._skipping:
             self.nonsense += 1
             self._skipping = True
         self._line = b"" if self._skipping else part
