@@ -104,7 +104,7 @@ class PortClaims:
         suspects = self._known - self._taken_before
         suspects -= {leak.port for leak in named if isinstance(leak, LeakedPort)}
         return [
-            LeakedPort(port=port, owner=_describe(listeners[0]))
+            LeakedPort(port=port, owner=_holder(listeners[0]))
             for port, owners in (ports.taken(suspects) if suspects else {}).items()
             # Without an address it only waits for its last connection to fade.
             if (listeners := [owner for owner in owners if owner.addresses])
@@ -154,6 +154,10 @@ def needed_ports(example: Example) -> tuple[int, ...]:
 
 def _describe(owner: PortOwner) -> str:
     return ports.describe(owner, time.time())
+
+
+def _holder(owner: PortOwner) -> str:
+    return ports.holder_words(owner, time.time()) or owner.note
 
 
 def _span(waited: float, example: Example) -> str:

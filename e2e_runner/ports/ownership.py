@@ -135,16 +135,28 @@ def describe(owner: PortOwner, now: float) -> str:
     'port 8000 is taken by pid 4242 (python server.py), user maria, started 2h00m ago'
     """
     said = f"port {owner.port} is taken"
-    if owner.process is not None:
-        process = owner.process
-        command = shorten(one_line(process.command), _COMMAND_WIDTH)
-        said += f" by pid {process.pid} ({command})" if command else f" by pid {process.pid}"
-        if process.user:
-            said += f", user {one_line(process.user)}"
-        said += f", started {age(now - process.started)} ago"
+    if holder := holder_words(owner, now):
+        said += f" by {holder}"
     if owner.earlier_run is not None:
         said += ", left by an earlier run"
     return f"{said}: {one_line(owner.note)}" if owner.note else said
+
+
+def holder_words(owner: PortOwner, now: float) -> str:
+    """Name the process that holds a port; empty where it is not visible. `now` as for `describe`.
+
+    >>> server = ProcessInfo(pid=4242, command="python server.py", started=0.0, user="maria")
+    >>> holder_words(PortOwner(port=8000, addresses=("::",), process=server), 7200.0)
+    'pid 4242 (python server.py), user maria, started 2h00m ago'
+    """
+    process = owner.process
+    if process is None:
+        return ""
+    command = shorten(one_line(process.command), _COMMAND_WIDTH)
+    said = f"pid {process.pid} ({command})" if command else f"pid {process.pid}"
+    if process.user:
+        said += f", user {one_line(process.user)}"
+    return f"{said}, started {age(now - process.started)} ago"
 
 
 def advice(owner: PortOwner, *, policy: OnPortConflict | None) -> str:
