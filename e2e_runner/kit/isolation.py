@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from e2e_runner import handover
-from e2e_runner.kit._blocks import Block
+from e2e_runner.kit._blocks import Block, BlockError
 from e2e_runner.kit._environment import environment
 
 
-class DatabasesUnavailable(Exception):  # noqa: N818 - a finding about the surroundings
+class DatabasesUnavailable(BlockError):  # noqa: N818 - a finding about the surroundings
     """Databases cannot be had; the text says why, what was seen, and what to do."""
 
     def __init__(self, reason: str, *, facts: Iterable[str] = (), remedy: str = "") -> None:
