@@ -272,7 +272,7 @@ class Attempt:
                 facts = await self._watch(script, base)
                 facts = await self._inspect(script, facts)
                 self._drain(script)
-                self._hear_out(script)
+                await self._hear_out(script)
                 facts = replace(facts, step=self._narration.place(facts.elapsed))
                 script.close_logs()
                 self._dropped = script.dropped
@@ -312,7 +312,7 @@ class Attempt:
                 if timed_out:
                     await self._explain_timeout(script)
                 # What it tells of itself once it is being stopped is another matter.
-                script.read_records()
+                await script.read_records()
                 self._narration.stop(self._around.clock() - script.started_at)
             self._phase(Phase.STOPPING, signals[0].name)
             killed = await self._end(script, *signals)
@@ -491,11 +491,12 @@ class Attempt:
         for event in self._narration.add(records, now=now, at=self._at()):
             self._emit(event)
 
-    def _hear_out(self, script: Script) -> None:
+    async def _hear_out(self, script: Script) -> None:
         """Take the last records of a script that is over, and note what was left out."""
         file = script.records
         if file is None:
             return
+        await script.read_records()
         self._narrate(file.rest())
         if file.overflowed:
             most = text.size(MOST_READ)

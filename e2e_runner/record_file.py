@@ -12,7 +12,7 @@ from pathlib import Path
 from e2e_runner.records import LONGEST_LINE, Record, decode
 
 MOST_READ = 4 * 1024 * 1024  # bytes of records in an attempt; the rest is ignored
-_CHUNK = 64 * 1024
+_LOOK = 256 * 1024  # bytes that are read at a time: more would keep everybody waiting
 
 
 class RecordFile:
@@ -21,6 +21,7 @@ class RecordFile:
     def __init__(self, file: Path) -> None:
         """Make the file; raises OSError."""
         self.file = file
+        self.more = False  # there was more to read than the last look took
         self.overflowed = False  # more was written than is read
         self.records = 0
         self.nonsense = 0  # lines that were no records
@@ -38,32 +39,34 @@ class RecordFile:
         self._skipping = False  # in a line that is too long to be a record
 
     def new(self) -> list[Record]:
-        """Read the whole lines that were written since the last call; cheap when there are none.
+        """Read the next whole lines; cheap when there are none. `more` tells whether to come again.
 
-        Once more than `MOST_READ` was written, the file is emptied at each call.
+        The file is kept from growing beyond `MOST_READ`.
         """
         found: list[Record] = []
         with contextlib.suppress(OSError):  # what cannot be read was not told
             size = os.fstat(self._fd).st_size
             if size < self._read_to:  # the script emptied it
                 self._read_to, self._line, self._skipping = 0, b"", False
-            while self._read_to < size and self._budget > 0:
-                data = os.pread(self._fd, min(_CHUNK, self._budget), self._read_to)
-                if not data:
-                    break
-                self._read_to += len(data)
-                self._budget -= len(data)
-                self._take(data, found)
-            if self._read_to < size and self._budget <= 0:
+            end = min(size, self._read_to + self._budget)
+            if end < size:
                 self.overflowed = True
+                os.ftruncate(self._fd, end)
+            data = os.pread(self._fd, min(_LOOK, end - self._read_to), self._read_to)
+            self._read_to += len(data)
+            self._budget -= len(data)
+            self.more = self._read_to < end
+            if data:
+                self._take(data, found)
+            if self.overflowed and not self._budget:
                 self._line = b""
                 os.ftruncate(self._fd, 0)
                 self._read_to = 0
         return found
 
     def rest(self) -> list[Record]:
-        """Read what is left once the script is over: the last line may lack its end."""
-        found = self.new()
+        """Read the last line once there is no more and the script is over: it may lack its end."""
+        found: list[Record] = []
         line, self._line = self._line, b""
         self._take_line(line, found)
         return found

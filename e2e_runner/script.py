@@ -135,15 +135,21 @@ class Script:
                     break
                 on_output(text)
             self._bound_logs()
-            self.read_records()
+            self._read_records()
             if self._around.clock() >= self._next_look:
                 await self.look_at_ports()
         return exited.done()
 
-    def read_records(self) -> None:
-        """Hand on the records that it has written since the last call."""
+    def _read_records(self) -> None:
         if self.records is not None and (found := self.records.new()):
             self._on_records(found)
+
+    async def read_records(self) -> None:
+        """Hand on all the records that it has written by now."""
+        self._read_records()
+        while self.records is not None and self.records.more:
+            await asyncio.sleep(0)  # between two pieces others have their turn
+            self._read_records()
 
     async def look_at_ports(self) -> None:
         """Note the TCP ports that the script and its processes listen on now."""
@@ -179,7 +185,7 @@ class Script:
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 self._bound_logs()
-                self.read_records()
+                self._read_records()
         if self.child.empty.done():
             return False
         on_kill()

@@ -32,6 +32,18 @@ def write(made: RecordFile, data: bytes, flags: int = os.O_APPEND) -> None:
     os.close(fd)
 
 
+def read(made: RecordFile) -> list[Record]:
+    """Read all that is there by now."""
+    found = made.new()
+    while made.more:
+        found += made.new()
+    return found
+
+
+def read_out(made: RecordFile) -> list[Record]:
+    return read(made) + made.rest()
+
+
 def test_records_are_given_once_and_when_their_line_is_whole(made: RecordFile) -> None:
     assert made.new() == []
     line = encode(TWO)
@@ -55,7 +67,7 @@ def test_the_last_line_needs_no_end_once_all_is_over(made: RecordFile) -> None:
 
 def test_nonsense_is_counted_and_stands_in_nobodys_way(made: RecordFile) -> None:
     write(made, b"\n \nhello\n\xff\x00\x1b\n" + encode(ONE) + b"{}\n" + encode(TWO) + b"the end")
-    assert made.rest() == [ONE, TWO]
+    assert read_out(made) == [ONE, TWO]
     assert (made.records, made.nonsense) == (2, 4)
 
 
@@ -65,7 +77,7 @@ def test_a_line_that_is_too_long_is_one_line_of_nonsense(made: RecordFile) -> No
     write(made, b"y" * (20 * LONGEST_LINE))
     assert made.new() == []
     write(made, b"z\n" + encode(ONE) + b"x" * (LONGEST_LINE + 1) + b"\n" + encode(TWO))
-    assert made.rest() == [ONE, TWO]
+    assert read_out(made) == [ONE, TWO]
     assert made.nonsense == 2
 
 
@@ -81,7 +93,7 @@ def test_a_hole_takes_no_memory_and_no_time(made: RecordFile) -> None:
         file.seek(1 << 40)
         file.write(b"\n" + encode(ONE))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert made.new() == []
+    assert read(made) == []
     assert made.overflowed
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
     assert made.file.stat().st_size == 0
@@ -91,17 +103,30 @@ def test_beyond_the_most_the_file_is_emptied_at_each_look(made: RecordFile) -> N
     line = encode(MetricTold(at=1, name="n", value="x" * 400))
     write(made, line * (MOST_READ // len(line)))
     found = made.new()
+    assert made.more, "it takes several looks"
+    found += read(made)
     assert len(found) == MOST_READ // len(line)
     overflowed = [made.overflowed]
     write(made, line * 10)
-    made.new()
+    read(made)
     overflowed.append(made.overflowed)
     assert overflowed == [False, True]
     assert made.file.stat().st_size == 0
     write(made, line * 10)
-    assert made.new() == made.rest() == []
+    assert read_out(made) == []
     assert made.file.stat().st_size == 0
     assert made.records == len(found)
+
+
+def test_a_file_that_is_read_slowly_does_not_grow(made: RecordFile) -> None:
+    for _ in range(3):
+        write(made, b"x" * MOST_READ + b"\n")
+        made.new()
+        assert made.file.stat().st_size <= MOST_READ
+    assert made.overflowed
+    assert made.more
+    assert read(made) == []
+    assert made.file.stat().st_size == 0
 
 
 def replace_by_nothing(path: Path) -> None:
@@ -212,7 +237,7 @@ def test_ten_processes_that_append_at_once_lose_nothing(made: RecordFile) -> Non
     found: list[Record] = []
     while any(writer.poll() is None for writer in writers):
         found += made.new()
-    found += made.rest()
+    found += read_out(made)
     assert [writer.returncode for writer in writers] == [0] * 10
     names = [record.name for record in found if isinstance(record, MetricTold)]
     assert {name: names.count(name) for name in names} == {f"n{n}": 200 for n in range(10)}
@@ -232,6 +257,7 @@ def test_it_does_not_matter_how_the_bytes_come(lines: list[bytes], cuts: list[in
         for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(data)], strict=True):
             write(file, data[start:end])
             found += file.new()
+        found += read(file)
         assert found == [record for record in expected if record is not None]
         assert file.nonsense == sum(line in {b"no\n", b"x" * 20_000 + b"\n"} for line in lines)
     finally:

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -22,10 +23,13 @@ from e2e_runner.events import (
     Event,
     ExampleStarted,
     Interrupted,
+    MetricReported,
     OutputWritten,
     Phase,
     PhaseChanged,
     RunStarted,
+    StepFinished,
+    StepStarted,
     Warned,
 )
 from e2e_runner.model import (
@@ -34,14 +38,17 @@ from e2e_runner.model import (
     LeakedDatabase,
     LeakedPort,
     LeakedProcess,
+    Metric,
     ReportFormat,
     ReportTarget,
     Result,
     RunSettings,
     Status,
+    Step,
+    StepOutcome,
 )
 from e2e_runner.report import make_reporters
-from e2e_runner.report.layout import cut, header, passive_files, wrap
+from e2e_runner.report.layout import cut, details, header, passive_files, wrap
 from e2e_runner.report.live import LiveRegion
 from e2e_runner.report.region import region
 from e2e_runner.report.sink import Sink
@@ -234,6 +241,81 @@ skipped  examples/ws.py: tag websocket
 1/1  ✓ passed   1.93s  examples/a.py
     needed SIGKILL"""
     )
+
+
+def step(title: str, duration: float, outcome: StepOutcome = StepOutcome.OK, **more: Any) -> Step:
+    return Step(title=title, started=0.0, duration=duration, outcome=outcome, **more)
+
+
+def test_verbose_shows_steps_where_they_begin_and_where_they_fail() -> None:
+    path = "examples/a.py"
+    told: list[Event] = [
+        StepStarted(at=0.1, path=path, step=0, title="log in\n", section="Users"),
+        StepStarted(at=0.2, path=path, step=1, title="ask \x1b[31m", depth=1, section="Users"),
+        StepFinished(
+            at=0.5, path=path, step=1, title="ask \x1b[31m", depth=1, duration=0.3, error="401\nno"
+        ),
+        StepFinished(at=0.6, path=path, step=0, title="log in\n", duration=0.5),
+        MetricReported(at=0.7, path=path, metric=Metric(name="users", value=1234)),
+    ]
+    events = history([replace(PASSED, summary="All is\nwell", notes=("needed SIGKILL",))])
+    said = say([*events[:3], *told, *events[3:]], settings(verbose=1))
+    assert (
+        said.split("\n\n")[0].partition("running\n")[2]
+        == """\
+  100ms  examples/a.py: ▸ log in (Users)
+  200ms  examples/a.py:   ▸ ask \\x1b[31m
+  500ms  examples/a.py:   ✗ ask \\x1b[31m (300ms): 401 no
+  700ms  examples/a.py: users: 1,234
+1/1  ✓ passed   1.93s  examples/a.py
+    All is well
+    needed SIGKILL"""
+    )
+    assert say([*events[:3], *told, *events[3:]]) == say(events)
+
+
+def test_the_details_of_a_failure_show_the_last_steps() -> None:
+    steps = (
+        *(step(f"prepare {n}", 0.05) for n in range(4)),
+        step("place orders", 40.0, StepOutcome.FAILED, error="AssertionError: 3 != 2"),
+        step("order 日本", 1.93, StepOutcome.FAILED, depth=1, error="\x1b[31m3 != 2"),
+        step("clean up", 0.2, StepOutcome.UNFINISHED),
+    )
+    failed = replace(FAILED, steps=steps, happened_in=5, hints=(), output_tail="x")
+    said = say(history([failed], exit_code=1))
+    assert (
+        """
+  exit code 1
+  Steps, the last 5 of 7:
+    ✓ prepare 2      50ms
+    ✓ prepare 3      50ms
+    ✗ place orders  40.0s  AssertionError: 3 != 2
+    ▸ clean up      200ms  unfinished
+      ✗ order 日本  1.93s  \\x1b[31m3 != 2
+  Output:
+"""
+        in said
+    )
+    few = replace(failed, steps=steps[4:6], happened_in=1)
+    assert "\n  Steps:\n    ✗ place orders  40.0s" in say(history([few], exit_code=1))
+    assert "Steps" not in say(history([replace(PASSED, steps=steps)]))
+    assert "Steps" not in say(history([replace(LEAKED, steps=steps)]))
+
+
+def test_steps_fit_into_a_terminal() -> None:
+    long = replace(
+        FAILED,
+        steps=(
+            step("t" * 300, 1.0, StepOutcome.FAILED, error="e" * 300),
+            step("日" * 300, 1.0, StepOutcome.FAILED, depth=900, error="語" * 300),
+        ),
+        happened_in=1,
+    )
+    for width in (40, 80, 120):
+        found = details(long, width=width, strict=False, with_output=True)
+        lines = [paint(line, color=False) for line in found]
+        shown = lines[lines.index("  Steps:") + 1 :][:2]
+        assert [text.cell_width(line) <= width for line in shown] == [True, True]
 
 
 def test_no_capture_passes_output_through() -> None:
@@ -432,12 +514,21 @@ def test_plain_text_never_holds_control_characters(
         notes=(reason,),
         command=path,
         leaks=(LeakedProcess(pid=1, command=reason), LeakedPort(port=1, owner=reason), database),
+        steps=(step(path, 1.0, StepOutcome.FAILED, error=reason, section=path),),
+        happened_in=0,
+        metrics=(Metric(name=path, value=reason),),
+        summary=reason,
     )
     said = say(
         history(
             [result],
             deselected={f"{path}2": reason},
-            before_end=[Warned(at=1.0, message=reason, path=path)],
+            before_end=[
+                Warned(at=1.0, message=reason, path=path),
+                StepStarted(at=1.0, path=path, step=0, title=reason, section=path),
+                StepFinished(at=1.0, path=path, step=0, title=reason, duration=1.0, error=output),
+                MetricReported(at=1.0, path=path, metric=Metric(name=path, value=reason)),
+            ],
         ),
         settings(verbose=1),
     )
@@ -497,6 +588,71 @@ def test_the_note_names_a_cause_that_tells_more_than_the_reason(
     result = Result(path="a.py", status=status, cause=cause, reason=reason)
     row = lines_of_table(play(history([result]), []))[3]
     assert row.split("  ")[-1].strip() == note
+
+
+@pytest.mark.parametrize(
+    ("result", "note"),
+    [
+        (
+            replace(PASSED, metrics=(Metric(name="files processed", value=3),)),
+            "files processed: 3",
+        ),
+        (
+            replace(
+                PASSED,
+                metrics=(
+                    Metric(name="orders", value=12_345),
+                    Metric(name="ratio", value=0.123456789),
+                    Metric(name="ok", value=True),
+                    Metric(name="id\x1b", value="a\nb"),
+                ),
+            ),
+            "orders: 12,345, ratio: 0.123457, ok: yes, id\\x…",
+        ),
+        (
+            replace(
+                PASSED,
+                exit_code=3,
+                reason="exit code 3, as expected",
+                metrics=(Metric(name="n", value=1),),
+            ),
+            "exit code 3, as expected; n: 1",
+        ),
+        (
+            replace(
+                PASSED,
+                exit_code=0,
+                steps=(step("a", 1, StepOutcome.FAILED, error="x"), step("b", 1)),
+                metrics=(Metric(name="n", value=1),),
+            ),
+            "1 step failed, yet it exited 0; n: 1",
+        ),
+        (
+            replace(
+                PASSED,
+                status=Status.LEAKED,
+                reason="left behind: port 8000",
+                metrics=(Metric(name="n", value=1),),
+            ),
+            "left behind: port 8000; n: 1",
+        ),
+        (
+            replace(
+                PASSED,
+                status=Status.FAILED,
+                cause="exit",
+                reason="exit code 1",
+                metrics=(Metric(name="n", value=1),),
+                steps=(step("a", 1, StepOutcome.FAILED, error="x"),),
+            ),
+            "exit code 1",
+        ),
+    ],
+)
+def test_the_note_of_what_ended_well_goes_on_with_what_it_told(result: Result, note: str) -> None:
+    row = lines_of_table(play(history([result]), []))[3]
+    assert text.cell_width(row) <= 80
+    assert row.partition(text.duration(1.93))[2].strip() == note
 
 
 def test_of_many_leaks_a_few_are_named() -> None:
@@ -579,6 +735,32 @@ def test_the_region_shows_what_runs_and_how_far_it_is() -> None:
     ]
     narrow = region(state, now=51.0, width=30, height=24, strict=False)
     assert all(text.cell_width(paint(line, color=False)) <= 30 for line in narrow)
+
+
+def test_the_region_shows_the_step_in_place_of_running() -> None:
+    start, *_ = history([PASSED])
+    state = RunState()
+
+    def first(now: float, width: int = 80) -> str:
+        return paint(region(state, now=now, width=width, height=24, strict=False)[0], color=False)
+
+    path = "examples/example_of_a_long_name_for_orders.py"
+    for event in (
+        start,
+        ExampleStarted(at=1.0, path=path, limit=60.0),
+        PhaseChanged(at=1.0, path=path, phase=Phase.RUNNING),
+    ):
+        state.apply(event)
+    assert first(2.0).endswith("of 60s  running")
+    state.apply(StepStarted(at=2.0, path=path, step=0, title="place orders"))
+    assert first(2.9).endswith("  1.90s of 60s  ▸ place orders")
+    assert first(44.5).endswith("  43.5s of 60s  ▸ place orders 42s")
+    state.apply(StepStarted(at=45.0, path=path, step=1, title="\x1b[31m\n" + "日本語" * 100))
+    assert "▸ \\x1b[31m\\n" in first(50.0, width=120)
+    for width in (30, 60, 80, 120):
+        assert text.cell_width(first(50.0, width=width)) <= width
+    state.apply(PhaseChanged(at=61.0, path=path, phase=Phase.STOPPING, detail="SIGTERM"))
+    assert first(61.0).endswith("of 60s  stopping: SIGTERM")
 
 
 def test_the_region_counts_what_finished_and_ends_with_the_run() -> None:

@@ -13,10 +13,12 @@ from e2e_runner.events import (
     Phase,
     PhaseChanged,
     RunFinished,
+    StepFinished,
+    StepStarted,
     Warned,
 )
 from e2e_runner.model import Result, Status
-from e2e_runner.state import Running, RunState
+from e2e_runner.state import OpenStep, Running, RunState
 
 
 def test_an_example_from_start_to_verdict() -> None:
@@ -43,6 +45,38 @@ def test_an_example_from_start_to_verdict() -> None:
     assert state.running == {}
     assert state.results == {"a.py": result}
     assert (state.done, state.counts[Status.PASSED], state.now) == (1, 1, 3.0)
+
+
+def test_the_innermost_step_is_the_one_that_began_last_and_is_open() -> None:
+    state = RunState()
+    state.apply(ExampleStarted(at=1.0, path="a.py", limit=60.0))
+
+    def begin(at: float, step: int) -> None:
+        state.apply(StepStarted(at=at, path="a.py", step=step, title=f"step {step}"))
+
+    def finish(at: float, step: int) -> None:
+        event = StepFinished(at=at, path="a.py", step=step, title=f"step {step}", duration=1.0)
+        state.apply(event)
+
+    def innermost() -> OpenStep | None:
+        return state.running["a.py"].step
+
+    assert innermost() is None
+    begin(2.0, 0)
+    begin(3.0, 1)
+    begin(4.0, 2)
+    assert innermost() == OpenStep(step=2, title="step 2", since=4.0)
+    finish(5.0, 1)
+    assert innermost() == OpenStep(step=2, title="step 2", since=4.0)
+    finish(6.0, 2)
+    assert innermost() == OpenStep(step=0, title="step 0", since=2.0)
+    state.apply(PhaseChanged(at=6.5, path="a.py", phase=Phase.STOPPING))
+    assert state.running["a.py"].steps == (OpenStep(step=0, title="step 0", since=2.0),)
+    finish(7.0, 0)
+    finish(7.0, 5)
+    assert innermost() is None
+    state.apply(StepStarted(at=8.0, path="gone.py", step=0, title="x"))
+    assert set(state.running) == {"a.py"}
 
 
 def test_deselected_examples_are_skipped_from_the_start() -> None:

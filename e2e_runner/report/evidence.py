@@ -21,7 +21,9 @@ from e2e_runner.verdict import JUDGED_CAUSES
 _OUTPUT_LINES = 20
 _MOST_LEAKS = 10
 _MOST_STEPS = 5
-_LONGEST_TITLE = 50  # columns
+_LONGEST_TITLE = 40  # columns, with the indent of a step within others
+_SHORTEST_TITLE = 12
+_BESIDE_TITLE = 24  # columns for what stands beside it
 _STEP_MARKS = {StepOutcome.OK: "✓", StepOutcome.FAILED: "✗", StepOutcome.UNFINISHED: "▸"}
 _RAN_WELL = {Status.PASSED, Status.SERVED, Status.FLAKY, Status.LEAKED}
 
@@ -111,8 +113,11 @@ def facts(result: Result) -> list[tuple[str, str]]:
     return found
 
 
-def last_steps(result: Result) -> tuple[str, list[StepWords]]:
-    """Give the last steps that it told of and a heading; the one in which it happened comes last."""
+def last_steps(result: Result, *, width: int | None = None) -> tuple[str, list[StepWords]]:
+    """Give the last steps that it told of and a heading; the one in which it happened comes last.
+
+    `width` is that of the terminal in columns, in which the titles leave room for what else is said.
+    """
     steps = list(result.steps)
     if result.happened_in is not None:
         steps.append(steps.pop(result.happened_in))
@@ -122,12 +127,15 @@ def last_steps(result: Result) -> tuple[str, list[StepWords]]:
         return "", []
     heading = f"Steps, the last {_MOST_STEPS} of {len(result.steps):,}" if earlier else "Steps"
     outermost = min(step.depth for step in steps)
-    named = [_step_title(step, outermost) for step in steps]
+    room = _LONGEST_TITLE
+    if width is not None:
+        room = min(room, max(width - _BESIDE_TITLE, _SHORTEST_TITLE))
+    named = [_step_title(step, outermost, room) for step in steps]
     times = [text.duration(step.duration) for step in steps]
-    width, time_width = max(map(text.cell_width, named)), max(map(len, times))
+    name_width, time_width = max(map(text.cell_width, named)), max(map(len, times))
     return heading, [
         StepWords(
-            what=name + " " * (width - text.cell_width(name)),
+            what=name + " " * (name_width - text.cell_width(name)),
             took=f"{time:>{time_width}}",
             why=_step_end(step),
             outcome=step.outcome,
@@ -136,9 +144,10 @@ def last_steps(result: Result) -> tuple[str, list[StepWords]]:
     ]
 
 
-def _step_title(step: Step, outermost: int) -> str:
+def _step_title(step: Step, outermost: int, room: int) -> str:
     indent = "  " * min(step.depth - outermost, _MOST_STEPS)
-    return f"{indent}{_STEP_MARKS[step.outcome]} {text.shorten(flat(step.title), _LONGEST_TITLE)}"
+    title = text.shorten(flat(step.title), room - len(indent))
+    return f"{indent}{_STEP_MARKS[step.outcome]} {title}"
 
 
 def _step_end(step: Step) -> str:

@@ -180,7 +180,7 @@ def details(
 
 def _steps(result: Result, width: int | None) -> Iterator[Line]:
     """List the last steps that it told of, a line each."""
-    heading, steps = last_steps(result)
+    heading, steps = last_steps(result, width=width)
     if steps:
         yield [(f"{_INDENT}{heading}:", Style.DIM)]
     for step in steps:
