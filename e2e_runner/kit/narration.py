@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from e2e_runner.kit._channel import Channel, step_id
 from e2e_runner.kit._words import cut, said
@@ -119,17 +119,25 @@ class Step(_Level):
 class _Course:
     """A task, or a thread outside of tasks: what does one thing after another."""
 
-    __slots__ = ("__weakref__", "open", "thread")
+    __slots__ = ("_task", "open", "thread")
 
-    def __init__(self, thread: "_Course | None" = None) -> None:
+    def __init__(
+        self, thread: "_Course | None" = None, task: "asyncio.Task[Any] | None" = None
+    ) -> None:
         self.thread = thread  # of a task: that which runs it
         self.open: dict[Step, None] = {}  # bare steps, in the order in which they began
+        self._task = ref(task) if task is not None else None
 
-    def task_ended(self, task: "asyncio.Task[Any]") -> None:
+    def failure(self) -> str:
+        """Say how the task failed; empty if it did not, or has not ended."""
+        task = self._task() if self._task is not None else None
+        if task is None or not task.done():
+            return ""
+        if task.cancelled():
+            return "CancelledError"
         # `exception()` would count as having seen to it, and a failure that nobody awaits would no
         # longer be logged.
-        error = getattr(task, "_exception", None)
-        _story.course_ended(self, "CancelledError" if task.cancelled() else _failure(error))
+        return _failure(getattr(task, "_exception", None))
 
 
 _numbers = itertools.count(1)
@@ -216,7 +224,8 @@ class _Story:
         """End a step whose block was left."""
         with self._lock:
             self._end(step, _failure(error), self._clock())
-            _here.set(step.around)
+            # A generator may be left within a step that began after its own.
+            _here.set(_living(_here.get()))
 
     def metric(self, name: str, value: "Value") -> None:
         _check_metric(name, value)
@@ -273,8 +282,8 @@ class _Story:
             return thread
         course = self._tasks.get(task)
         if course is None:
-            course = self._tasks[task] = _Course(thread)
-            task.add_done_callback(course.task_ended)
+            course = self._tasks[task] = own = _Course(thread, task)
+            task.add_done_callback(lambda _: self.course_ended(own, own.failure()))
         return course
 
     def _thread(self) -> _Course:
@@ -300,7 +309,7 @@ class _Story:
 
     def _end_all(self, level: _Level, now: float) -> None:
         for step in list(level.open.values()):
-            self._end(step, "", now)
+            self._end(step, step.course.failure(), now)
 
     def _end(self, step: Step, failure: str, now: float) -> None:
         if step.ended or step.pid != os.getpid():  # a child that was forked does not end it
@@ -308,12 +317,13 @@ class _Story:
         step.ended = True
         _forget(step)
         for inner in reversed(list(step.open.values())):
-            self._end(inner, failure if inner.course is step.course else "", now)
+            same = inner.course is step.course
+            self._end(inner, failure if same else inner.course.failure(), now)
         self._channel.ended(now, step.id, failure)
         took = duration(now - step.began)
         if failure:
-            self._failed += 1
             told = failure == step.failure_within
+            self._failed += not told
             step.around.failure_within = failure
             if _verbose():
                 why = "" if told else f": {failure}"

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from types import CodeType
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 from e2e_runner.kit._words import cut, first_line, innermost, said, shown
 from e2e_runner.text import duration, limit, one_line, plural
@@ -24,6 +24,12 @@ class NotInTime(TimeoutError):  # noqa: N818 - it reads as what happened
 
     The exception that the last try raised, if it did, is its ``__cause__``.
     """
+
+
+@overload
+def wait_until(  # a function of which no types are known: it may be of either kind
+    check: Callable[[], NoReturn], *, timeout: float = 10.0, every: float = 0.1, what: str = ""
+) -> Any: ...
 
 
 @overload
@@ -60,17 +66,18 @@ def wait_until(
     while True:
         try:
             answer = check()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may be different next time
-            wait.failed(error)
+        except Exception as error:
+            pause = wait.failed(error)
+            if pause is None:
+                raise wait.over() from error
         else:
             if inspect.isawaitable(answer):
                 return _wait_async(wait, answer)
             if answer:
                 return answer
-            wait.was_false(answer)
-        pause = wait.pause()
-        if pause is None:
-            raise wait.over() from wait.error
+            pause = wait.was_false(answer)
+            if pause is None:
+                raise wait.over()
         _sleep(pause)
 
 
@@ -86,17 +93,18 @@ async def _wait_async(wait: "_Wait", first: Awaitable[Any]) -> Any:
             async with cut_off:
                 answer = answers.pop() if answers else wait.check()
                 value = await answer if inspect.isawaitable(answer) else answer
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             if cut_off.expired():
-                raise wait.unanswered(patience) from wait.error
-            wait.failed(error)
+                raise wait.unanswered(patience) from None
+            pause = wait.failed(error)
+            if pause is None:
+                raise wait.over() from error
         else:
             if value:
                 return value
-            wait.was_false(value)
-        pause = wait.pause()
-        if pause is None:
-            raise wait.over() from wait.error
+            pause = wait.was_false(value)
+            if pause is None:
+                raise wait.over()
         await asyncio.sleep(pause)
 
 
@@ -116,7 +124,6 @@ class _Wait:
         if not 0 < every < math.inf:
             raise ValueError(f"wait_until(every={every}): seconds, more than 0")
         self.check = check
-        self.error: Exception | None = None  # that of the last try
         self._timeout = timeout
         self._every = every
         self._what = what
@@ -133,22 +140,19 @@ class _Wait:
         left = self._began + self._timeout - _now()
         return None if left == math.inf else max(left, _LEAST_PATIENCE)
 
-    def was_false(self, value: object) -> None:
-        """Take note of a try that gave nothing."""
-        self._tries += 1
-        self.error = None
+    def was_false(self, value: object) -> float | None:
+        """Take note of a try that gave nothing; give the seconds to pause, or None for the end."""
         self._seen = f"the last try gave {one_line(shown(value, _LONGEST_VALUE))}"
+        return self._pause()
 
-    def failed(self, error: Exception) -> None:
-        """Take note of a try that raised."""
-        self._tries += 1
-        trace = error.__traceback__
-        # Our own frame holds us, and we the exception: neither would go before the next collection.
-        self.error = error.with_traceback(trace.tb_next if trace else None)
+    def failed(self, error: Exception) -> float | None:
+        """Take note of a try that raised; give the seconds to pause, or None for the end."""
+        # In words: the exception would keep alive all that its frames hold.
         self._seen = _missing(error)
+        return self._pause()
 
-    def pause(self) -> float | None:
-        """Give the seconds until the next try; None when the last one was at the deadline."""
+    def _pause(self) -> float | None:
+        self._tries += 1
         left = self._began + self._timeout - _now()
         return min(self._every, left) if left > 0 else None
 
