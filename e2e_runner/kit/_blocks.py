@@ -12,15 +12,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of the kit
     import asyncio
     from collections.abc import AsyncIterator
-    from concurrent.futures import Future
 
 _T = TypeVar("_T")
 
@@ -60,8 +59,7 @@ class Block(Generic[_T]):
         try:
             with _Deferred(held.abandon, held.hurry):
                 held.begin()
-                if held.entered.exception() is not None:
-                    held.wait()
+                held.wait_entered()
         except BaseException:
             with _Deferred(held.hurry):
                 held.abandon()
@@ -78,8 +76,7 @@ class Block(Generic[_T]):
         held = self._entered()
         if held.is_inherited:
             return
-        reactions = (held.hurry,) if _is_stop(error) else (_go_on, held.hurry)
-        with _Deferred(*reactions):
+        with _Deferred(*held.reactions(error)):
             held.leave(error)
             held.wait()
         held.raise_new(error)
@@ -90,14 +87,15 @@ class Block(Generic[_T]):
         asyncio.get_running_loop()  # another kind of loop is an error before anything is taken
         held = self._new()
         try:
-            with _Deferred(_go_on):
+            with _Deferred(held.abandon, held.hurry) as deferred:
                 held.begin()
-            await asyncio.shield(asyncio.wrap_future(held.entered))
-        except BaseException as error:
-            held.abandon()
-            await held.waited(patience=0)
-            if error is held.error:
-                held.value()
+                await asyncio.shield(asyncio.wrap_future(held.settled))
+                if not held.is_entered:
+                    await held.waited(deferred)
+        except BaseException:
+            with _Deferred(held.hurry) as deferred:
+                held.abandon()
+                await held.waited(deferred)
             raise
         return held.value()
 
@@ -110,8 +108,9 @@ class Block(Generic[_T]):
         held = self._entered()
         if held.is_inherited:
             return
-        held.leave(error)
-        await held.waited(patience=0 if _is_stop(error) else 1)
+        with _Deferred(*held.reactions(error)) as deferred:
+            held.leave(error)
+            await held.waited(deferred)
         held.raise_new(error)
 
     def _new(self) -> "_Held[_T]":
@@ -143,13 +142,6 @@ def _go_on() -> None:
     """React to a signal by nothing yet."""
 
 
-def _is_stop(error: BaseException | None) -> bool:
-    """Tell whether a block is left because the script is to end: the next signal is the second then."""
-    import asyncio
-
-    return isinstance(error, KeyboardInterrupt | SystemExit | asyncio.CancelledError)
-
-
 # --- what is held --------------------------------------------------------------------------------
 
 _BETWEEN_CANCELS = 0.05  # seconds; two at once would count as one
@@ -161,12 +153,14 @@ class _Held(Generic[_T]):
     def __init__(self, hold: Callable[[], AbstractAsyncContextManager[_T]]) -> None:
         from concurrent.futures import Future
 
-        self.entered: Future[_T] = Future()
-        self.error: BaseException | None = None  # what it ended by
+        self.settled: Future[None] = Future()  # it was entered or has failed to be; never fails
+        self.is_entered = False
         self.is_leaving = False
+        self.error: BaseException | None = None  # what it ended by
+        self._values: list[_T] = []
         self._hold = hold
         self._pid = os.getpid()
-        self._ended: Future[None] = Future()  # never fails
+        self.ended: Future[None] = Future()  # never fails
         self._home: _Home | None = None
         self._task: asyncio.Task[None] | None = None
         self._leave: asyncio.Future[None] | None = None
@@ -182,7 +176,7 @@ class _Held(Generic[_T]):
         """Start to enter it. Raises RuntimeError where no thread can be had."""
         _termination.acquire(self)
         try:
-            self._home = _homes.acquire()
+            self._home = _homes.acquire(self)
         except BaseException:
             _termination.release(self)
             raise
@@ -190,12 +184,10 @@ class _Held(Generic[_T]):
 
     def value(self) -> _T:
         """Give what was entered; raises what went wrong."""
-        error = self.entered.exception()
-        if error is None:
-            return self.entered.result()
-        if isinstance(error, BlockError):
-            raise error.with_traceback(None)
-        raise error
+        if self.is_entered:
+            return self._values[0]
+        error = self.error or RuntimeError("what the block holds ended before it was entered")
+        raise error.with_traceback(None) if isinstance(error, BlockError) else error
 
     def leave(self, error: BaseException | None) -> None:
         """Have the block end, for `error` or without one."""
@@ -231,34 +223,46 @@ class _Held(Generic[_T]):
 
         self._soon(cancel)
 
+    def reactions(self, error: BaseException | None) -> tuple[Callable[[], None], ...]:
+        """Give what the first signal while it is left brings about, and the second.
+
+        Left by what ends a script, it has seen the first already.
+        """
+        import asyncio
+
+        is_stop = isinstance(error, KeyboardInterrupt | SystemExit | asyncio.CancelledError)
+        return (self.hurry,) if is_stop else (_go_on, self.hurry)
+
+    def wait_entered(self) -> None:
+        """Wait until it was entered, or has ended instead."""
+        self.settled.result()
+        if not self.is_entered:
+            self.wait()
+
     def wait(self) -> None:
         """Wait until it has ended, however that was."""
         if self._home is not None:
-            self._ended.exception()
+            self.ended.exception()
             self._released(self._home)
 
-    async def waited(self, *, patience: int) -> None:
-        """Wait for its end in a coroutine; after `patience` cancellations the next has it hurry.
+    async def waited(self, deferred: "_Deferred") -> None:
+        """Wait for its end in a coroutine; a cancellation counts as what a signal handler raises.
 
-        One more ends the waiting. Raises CancelledError, at the end as a rule.
+        Raises CancelledError, at the end where `deferred` has a reaction left.
         """
         import asyncio
 
         if self._home is None:
             return
-        ended = asyncio.wrap_future(self._ended)
+        ended = asyncio.wrap_future(self.ended)
         first: asyncio.CancelledError | None = None
-        count = 0
-        while not self._ended.done():
+        while not self.ended.done():
             try:
                 await asyncio.shield(ended)
             except asyncio.CancelledError as error:
                 first = first or error
-                count += 1
-                if count > patience + 1:
+                if not deferred.react():
                     raise
-                if count > patience:
-                    self.hurry()
         self._released(self._home)
         if first is not None:
             raise first
@@ -280,12 +284,12 @@ class _Held(Generic[_T]):
             known.add_note(text)
 
     def _released(self, home: "_Home") -> None:
-        if not home.users:
+        if home.last is self:
             home.thread.join()
         _termination.release(self)
 
     def _soon(self, call: Callable[[], None]) -> None:
-        if self._home is not None and not self._ended.done():
+        if self._home is not None and not self.ended.done():
             try:
                 self._home.loop.call_soon_threadsafe(call)
             except RuntimeError:  # it has just ended, and the loop was closed
@@ -310,15 +314,15 @@ class _Held(Generic[_T]):
             raise RuntimeError("this block was not begun")
         try:
             async with self._hold() as value:
-                self.entered.set_result(value)
+                self._values.append(value)
+                self.is_entered = True
+                self.settled.set_result(None)
                 await self._leave
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it, whatever it is
             self.error = error
-        if not self.entered.done():
-            self.entered.set_exception(
-                self.error or RuntimeError("what the block holds ended before it was entered")
-            )
-        _homes.release(self._home, self._ended)
+        if not self.is_entered:
+            self.settled.set_result(None)
+        _homes.release(self._home, self)
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -330,13 +334,13 @@ class _Home:
     def __init__(self) -> None:
         import asyncio
 
-        self.users = 0
+        self.held: set[_Held[Any]] = set()
         self.loop = asyncio.new_event_loop()
         # A loop that helps is not the script's to watch, not even in development mode.
         self.loop.slow_callback_duration = 60
         # A script that cannot be ended must not be held by this: its sockets close anyway.
         self.thread = threading.Thread(target=self._serve, name="e2e_runner.kit", daemon=True)
-        self.farewell: list[Future[None]] = []
+        self.last: _Held[Any] | None = None
 
     def _serve(self) -> None:
         import asyncio
@@ -348,8 +352,8 @@ class _Home:
             self.loop.run_until_complete(self.loop.shutdown_default_executor())
         finally:
             self.loop.close()
-            for future in self.farewell:
-                future.set_result(None)
+            if self.last is not None:
+                self.last.ended.set_result(None)
 
 
 class _Homes:
@@ -358,9 +362,9 @@ class _Homes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._home: _Home | None = None
-        self._inherited: list[_Home] = []
 
-    def acquire(self) -> _Home:
+    def acquire(self, held: _Held[Any]) -> _Home:
+        """Give the loop to a block. Raises RuntimeError where no thread can be had."""
         with self._lock:
             if self._home is None:
                 home = _Home()
@@ -370,26 +374,30 @@ class _Homes:
                     home.loop.close()
                     raise
                 self._home = home
-            self._home.users += 1
+            self._home.held.add(held)
             return self._home
 
-    def release(self, home: _Home, ended: "Future[None]") -> None:
-        """Give it back, in its own thread; `ended` is told once that is done."""
+    def release(self, home: _Home, held: _Held[Any]) -> None:
+        """Take it back, in its own thread; the block has ended once that is done."""
         with self._lock:
-            home.users -= 1
-            if not home.users:
+            home.held.discard(held)
+            if not home.held:
                 self._home = None
-                home.farewell.append(ended)
+                home.last = held
                 home.loop.stop()
                 return
-        ended.set_result(None)
+        held.ended.set_result(None)
 
     def forget(self) -> None:
         """Begin anew in a forked process, which has the objects of the loop and not its thread."""
-        if self._home is not None:
-            self._inherited.append(self._home)  # closing it would close the parent's
-        self._home = None
+        home, self._home = self._home, None
         self._lock = threading.Lock()
+        if home is not None:
+            import ctypes
+
+            # Collected, they would give back what is the parent's: here they must never be.
+            for each in (home, *home.held):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
 
 
 # --- signals -------------------------------------------------------------------------------------
@@ -402,27 +410,33 @@ class _Deferred:
     """Defers what signal handlers raise in the main thread to the end of the block.
 
     The handlers run when the signals come; what the n-th that raises is answered with is the n-th of
-    `reactions`, and what raises after these is raised at once.
+    `reactions`, and what raises after these is raised at once. Coroutines may wait in it, so that several
+    overlap: each reacts, and the last one that began raises.
     """
 
-    def __init__(self, *reactions: Callable[[], None]) -> None:
-        self._reactions: Sequence[Callable[[], None]] = reactions
-        self._raised: list[BaseException] = []
-        self._previous: dict[signal.Signals, Any] = {}
+    _all: ClassVar[list["_Deferred"]] = []
+    _previous: ClassVar[dict[int, Any]] = {}  # signal -> its handler outside of these blocks
 
-    def __enter__(self) -> None:
+    def __init__(self, *reactions: Callable[[], None]) -> None:
+        self._reactions = list(reversed(reactions))
+        self._raised: BaseException | None = None
+
+    def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
-            return
+            return self
+        self._all.append(self)
         try:
             for number in _RAISING:
                 handler = signal.getsignal(number)
                 # What ends the process without a word is to give back first, where we can have it.
-                if callable(handler) or (number == signal.SIGTERM and handler is signal.SIG_DFL):
+                default = number == signal.SIGTERM and handler is signal.SIG_DFL
+                if handler is not _handle_deferred and (callable(handler) or default):
                     self._previous[number] = handler
-                    signal.signal(number, self._handle)
+                    signal.signal(number, _handle_deferred)
         except BaseException:
-            self._restore()
+            self._leave()
             raise
+        return self
 
     def __exit__(
         self,
@@ -430,30 +444,56 @@ class _Deferred:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._restore()
-        if self._raised:
-            raise self._raised[0]
+        self._leave()
+        if self._raised is not None and kind is not GeneratorExit:
+            raise self._raised
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        handler = self._previous[signal.Signals(number)]
+    def react(self, error: BaseException | None = None) -> bool:
+        """Do what comes next, and raise `error` at the end; False when there is nothing left to do."""
+        if not self._reactions:
+            return False
+        self._reactions.pop()()
+        self._raised = self._raised or error
+        return True
+
+    def _leave(self) -> None:
+        if self in self._all:
+            self._all.remove(self)
+        if self._all or threading.current_thread() is not threading.main_thread():
+            return
+        for number in tuple(self._previous):
+            handler = _termination.wanted(number, self._previous.pop(number))
+            if signal.getsignal(number) is _handle_deferred:
+                signal.signal(number, handler)
+
+    @classmethod
+    def handle(cls, number: int, frame: FrameType | None) -> None:
+        """Run the handler that a signal has outside of these blocks, and react to what it raises."""
+        handler = cls._previous.get(number, signal.SIG_DFL)
         try:
             if callable(handler):
                 handler(number, frame)
             else:
                 _termination.handle(number, frame)
         except BaseException as error:
-            self._raised.append(error)
-            if len(self._raised) > len(self._reactions):
+            raised_later = False
+            for each in reversed(cls._all):
+                raised_later |= each.react(None if raised_later else error)
+            if not raised_later:
                 raise
-            self._reactions[len(self._raised) - 1]()
 
-    def _restore(self) -> None:
-        previous, self._previous = self._previous, {}
-        for number, handler in previous.items():
-            if signal.getsignal(number) == self._handle:
-                # One that came to be needed meanwhile stays until the last block is left.
-                wanted = _termination.wanted(number, handler)
-                signal.signal(number, wanted)
+    @classmethod
+    def forget(cls) -> None:
+        """Give the handlers back in a forked process, where none of these blocks goes on."""
+        cls._all.clear()
+        for number in tuple(cls._previous):
+            handler = cls._previous.pop(number)
+            if signal.getsignal(number) is _handle_deferred:
+                signal.signal(number, handler)
+
+
+def _handle_deferred(number: int, frame: FrameType | None) -> None:
+    _Deferred.handle(number, frame)
 
 
 class _Termination:
@@ -477,7 +517,7 @@ class _Termination:
         if not self._open and in_main and signal.getsignal(signal.SIGTERM) == self.handle:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def wanted(self, number: signal.Signals, handler: Any) -> Any:
+    def wanted(self, number: int, handler: Any) -> Any:
         """Give the handler to restore: ours while there is a block, the default after the last."""
         if number != signal.SIGTERM or handler not in (signal.SIG_DFL, self.handle):
             return handler
@@ -524,6 +564,7 @@ _termination = _Termination()
 
 def _forget() -> None:
     _homes.forget()
+    _Deferred.forget()
     _termination.forget()
 
 

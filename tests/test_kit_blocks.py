@@ -1,0 +1,815 @@
+"""Blocks under signals, exceptions, threads and forks, mostly in scripts of their own."""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import REPOSITORY, wait_until
+
+from e2e_runner.kit._blocks import Block, BlockError, BlockFailed, run
+
+DEADLINE = 30.0  # seconds for anything; all of it takes milliseconds
+
+# `block` tells what it does on stdout; "stay" has it hang there until a file "go" is there, "hang" until
+# it is cancelled.
+PRELUDE = """
+import asyncio, contextlib, os, pathlib, signal, sys, threading
+from e2e_runner.kit._blocks import Block
+
+def note(what):
+    os.write(1, f"{what}\\n".encode())
+
+async def stay():
+    while not pathlib.Path("go").exists():
+        await asyncio.sleep(0.005)
+
+async def hang(name):
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        note(f"{name} hurried")
+        raise
+
+def block(name="b", *, entering="", leaving=""):
+    @contextlib.asynccontextmanager
+    async def hold():
+        note(f"{name} entering")
+        try:
+            if entering:
+                await asyncio.Event().wait()
+            note(f"{name} entered")
+            yield name
+        finally:
+            note(f"{name} leaving")
+            try:
+                if leaving == "stay":
+                    await stay()
+                if leaving == "hang":
+                    await hang(name)
+                if leaving == "deaf":
+                    while True:
+                        with contextlib.suppress(asyncio.CancelledError):
+                            await asyncio.Event().wait()
+            finally:
+                note(f"{name} left")
+    return Block(hold)
+"""
+
+SYNC = """
+with block({arguments}) as value:
+    note("inside")
+    {inside}
+note("after")
+"""
+SYNC_WAIT = "threading.Event().wait()"
+ASYNC = """
+async def main():
+    async with block({arguments}) as value:
+        note("inside")
+        {inside}
+    note("after")
+asyncio.run(main())
+"""
+ASYNC_WAIT = "await asyncio.Event().wait()"
+KINDS = {"sync": (SYNC, SYNC_WAIT), "async": (ASYNC, ASYNC_WAIT)}
+CODES = {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143}  # Python ends by the signal for Ctrl-C
+COMPLAINTS = (
+    "never retrieved",
+    "was destroyed",
+    "Warning",
+    "Exception ignored",
+    "never awaited",
+    "Fatal",
+    "unhandled",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A script under way, whose lines on stdout tell where it is."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    lines: list[str] = field(default_factory=list)
+    rest: bytearray = field(default_factory=bytearray)
+
+    def wait_for(self, line: str) -> None:
+        """Read until it has said `line`."""
+        deadline = time.monotonic() + DEADLINE
+        while line not in self.lines:
+            assert time.monotonic() < deadline, f"{line!r} did not come: {self.lines}"
+            if not self._read(0.1):
+                pytest.fail(f"it ended before {line!r}: {self.lines} {self.end()}")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal and wait until its main thread has taken notice and sleeps again."""
+        before = self._switches()
+        self.process.send_signal(number)
+        wait_until(
+            lambda: self.process.poll() is not None or self._switches() > before,
+            "the signal was handled",
+        )
+
+    def go(self) -> None:
+        """Let go what stays."""
+        (self.folder / "go").touch()
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; gives the exit code and what it said on stderr."""
+        deadline = time.monotonic() + DEADLINE
+        while self._read(0.1):
+            assert time.monotonic() < deadline, f"it does not end: {self.lines}"
+        code = self.process.wait(DEADLINE)
+        assert self.process.stderr is not None
+        return code, self.process.stderr.read().decode()
+
+    def _read(self, seconds: float) -> bool:
+        assert self.process.stdout is not None
+        fd = self.process.stdout.fileno()
+        if not select.select([fd], [], [], seconds)[0]:
+            return True
+        data = os.read(fd, 65536)
+        self.rest.extend(data)
+        *whole, last = self.rest.split(b"\n")
+        self.lines.extend(line.decode() for line in whole)
+        self.rest[:] = last
+        return bool(data)
+
+    def _switches(self) -> int:
+        """Count how often its main thread went to sleep by itself; -1 while it is awake."""
+        with contextlib.suppress(OSError):
+            pid = self.process.pid
+            status = Path(f"/proc/{pid}/task/{pid}/status").read_text(encoding="ascii")
+            facts = dict(line.split(":", 1) for line in status.splitlines())
+            if facts["State"].split()[0] == "S":
+                return int(facts["voluntary_ctxt_switches"])
+        return -1
+
+
+@contextlib.contextmanager
+def started(folder: Path, source: str) -> Iterator[Script]:
+    """Run a script, with every warning an error and development mode on, for the length of the block."""
+    file = folder / "script.py"
+    file.write_text(PRELUDE + source, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if "E2E_RUN" not in name}
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-X", "dev", str(file)],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            yield Script(process=process, folder=folder)
+        finally:
+            process.kill()
+
+
+def of_kind(kind: str, arguments: str = "", inside: str = "") -> str:
+    template, wait = KINDS[kind]
+    return template.format(arguments=arguments, inside=inside or wait)
+
+
+def is_quiet(stderr: str) -> bool:
+    return not any(complaint in stderr for complaint in COMPLAINTS)
+
+
+both_kinds = pytest.mark.parametrize("kind", KINDS)
+both_signals = pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+
+
+# --- one signal ----------------------------------------------------------------------------------
+
+
+@both_kinds
+@both_signals
+def test_signal_while_entering_leaves_what_was_taken(
+    kind: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    with started(tmp_path, of_kind(kind, "entering='hang'")) as script:
+        script.wait_for("b entering")
+        script.process.send_signal(number)
+        code, stderr = script.end()
+    assert (code, script.lines) == (CODES[number], ["b entering", "b leaving", "b left"])
+    assert is_quiet(stderr), stderr
+
+
+@both_kinds
+@both_signals
+def test_signal_inside_leaves_the_block(kind: str, number: signal.Signals, tmp_path: Path) -> None:
+    with started(tmp_path, of_kind(kind)) as script:
+        script.wait_for("inside")
+        script.process.send_signal(number)
+        code, stderr = script.end()
+    assert code == CODES[number]
+    assert script.lines == ["b entering", "b entered", "inside", "b leaving", "b left"]
+    assert is_quiet(stderr), stderr
+    assert ("KeyboardInterrupt" in stderr) == (number is signal.SIGINT)
+
+
+@both_kinds
+@both_signals
+def test_signal_while_leaving_waits_for_that(
+    kind: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    with started(tmp_path, of_kind(kind, "leaving='stay'", "pass")) as script:
+        script.wait_for("b leaving")
+        script.send(number)
+        script.go()
+        code, stderr = script.end()
+    assert code == CODES[number]
+    assert script.lines[-2:] == ["b leaving", "b left"]  # and not "after"
+    assert is_quiet(stderr), stderr
+
+
+@both_signals
+def test_signal_ends_a_blocking_call_in_a_coroutine(number: signal.Signals, tmp_path: Path) -> None:
+    # For Ctrl-C asyncio itself has the first one wait for the loop; the second is what ends the call.
+    source = ASYNC.format(arguments="", inside=SYNC_WAIT)
+    with started(tmp_path, source) as script:
+        script.wait_for("inside")
+        script.send(number)
+        if number is signal.SIGINT:
+            script.process.send_signal(number)
+        code, stderr = script.end()
+    assert (code, script.lines[-1]) == (CODES[number], "b left")
+    assert is_quiet(stderr), stderr
+
+
+@both_signals
+def test_synchronous_block_in_a_coroutine(number: signal.Signals, tmp_path: Path) -> None:
+    source = """
+async def main():
+    with block(entering="hang"):
+        note("inside")
+asyncio.run(main())
+"""
+    with started(tmp_path, source) as script:
+        script.wait_for("b entering")
+        script.send(number)
+        if number is signal.SIGINT:  # as above
+            script.process.send_signal(number)
+        code, stderr = script.end()
+    assert (code, script.lines[-1]) == (CODES[number], "b left")
+    assert is_quiet(stderr), stderr
+
+
+@both_kinds
+def test_termination_before_and_after_a_block_is_the_default(kind: str, tmp_path: Path) -> None:
+    source = of_kind(kind, inside="pass") + "note('end')\nthreading.Event().wait()\n"
+    with started(tmp_path, source) as script:
+        script.wait_for("end")
+        script.process.send_signal(signal.SIGTERM)
+        assert script.end() == (-signal.SIGTERM, "")
+
+
+# --- more signals --------------------------------------------------------------------------------
+
+
+@both_kinds
+@both_signals
+def test_second_signal_has_the_leaving_hurry(
+    kind: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    with started(tmp_path, of_kind(kind, "leaving='hang'")) as script:
+        script.wait_for("inside")
+        script.process.send_signal(number)
+        script.wait_for("b leaving")
+        script.process.send_signal(number)
+        code, stderr = script.end()
+    assert (code, script.lines[-3:]) == (CODES[number], ["b leaving", "b hurried", "b left"])
+    assert is_quiet(stderr), stderr
+
+
+@both_kinds
+@both_signals
+def test_two_signals_while_leaving_have_it_hurry(
+    kind: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    with started(tmp_path, of_kind(kind, "leaving='hang'", "pass")) as script:
+        script.wait_for("b leaving")
+        script.send(number)
+        script.process.send_signal(number)
+        code, stderr = script.end()
+    assert (code, script.lines[-3:]) == (CODES[number], ["b leaving", "b hurried", "b left"])
+    assert is_quiet(stderr), stderr
+
+
+@both_kinds
+@both_signals
+def test_second_signal_has_the_giving_up_hurry(
+    kind: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    with started(tmp_path, of_kind(kind, "entering='hang', leaving='hang'")) as script:
+        script.wait_for("b entering")
+        script.process.send_signal(number)
+        script.wait_for("b leaving")
+        script.process.send_signal(number)
+        code, stderr = script.end()
+    assert (code, script.lines[-3:]) == (CODES[number], ["b leaving", "b hurried", "b left"])
+    assert is_quiet(stderr), stderr
+
+
+@both_kinds
+@both_signals
+def test_what_does_not_end_holds_nobody_who_insists(
+    kind: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    with started(tmp_path, of_kind(kind, "leaving='deaf'")) as script:
+        script.wait_for("inside")
+        script.process.send_signal(number)
+        script.wait_for("b leaving")
+        deadline = time.monotonic() + DEADLINE
+        while script.process.poll() is None:
+            assert time.monotonic() < deadline
+            script.send(number)
+        code, _ = script.end()
+    assert code in {CODES[number], -signal.SIGINT if number is signal.SIGINT else -signal.SIGTERM}
+
+
+def test_storm_of_signals_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = """
+for number in range(1000):
+    with block(f"b{number}"):
+        pass
+"""
+    for number, every in ((signal.SIGTERM, 7), (signal.SIGINT, 7), (signal.SIGTERM, 3)):
+        (tmp_path / "go").unlink(missing_ok=True)
+        with started(tmp_path, source) as script:
+            script.wait_for(f"b{every} entering")  # somewhere in the middle of it all
+            script.process.send_signal(number)
+            code, stderr = script.end()
+        assert code == CODES[number]
+        names = {line.split()[0] for line in script.lines}
+        unfinished = {name for name in names if f"{name} left" not in script.lines}
+        # What the signal found between two bytecodes of the `with` statement itself, at most.
+        assert len(unfinished) <= 1, (number, unfinished, stderr)
+        assert is_quiet(stderr), stderr
+
+
+# --- handlers of the script ----------------------------------------------------------------------
+
+
+@both_kinds
+@pytest.mark.parametrize("moment", ["entering", "inside", "leaving"])
+def test_handler_of_the_script_is_kept(kind: str, moment: str, tmp_path: Path) -> None:
+    arguments = "leaving='stay'" if moment == "leaving" else ""
+    inside = {"sync": "threading.Event().wait(0.01)", "async": "await asyncio.sleep(0.01)"}[kind]
+    source = (
+        """
+def own(number, frame):
+    note("own handler")
+    pathlib.Path("go").touch()
+signal.signal(signal.SIGTERM, own)
+"""
+        + of_kind(kind, arguments, "await stay()" if kind == "async" else "run_stay()")
+        + "note(signal.getsignal(signal.SIGTERM) is own)\n"
+    )
+    source = source.replace("def own", "def run_stay():\n    asyncio.run(stay())\n\ndef own")
+    if moment == "entering":
+        source = source.replace("if entering:", "if True:").replace(inside, "pass")
+        source = PRELUDE_STAYS + source
+    with started(tmp_path, source) as script:
+        script.wait_for({"entering": "b entering", "inside": "inside", "leaving": "inside"}[moment])
+        script.process.send_signal(signal.SIGTERM)
+        code, stderr = script.end()
+    assert (code, script.lines[-1]) == (0, "True")
+    assert "own handler" in script.lines
+    assert is_quiet(stderr), stderr
+
+
+# Entering waits for the file as well.
+PRELUDE_STAYS = """
+def block(*_args, **_more):
+    @contextlib.asynccontextmanager
+    async def hold():
+        note("b entering")
+        await stay()
+        yield "b"
+    return Block(hold)
+"""
+
+
+@both_kinds
+def test_handler_of_the_script_that_raises_while_entering(kind: str, tmp_path: Path) -> None:
+    source = """
+def own(number, frame):
+    note("own handler")
+    sys.exit(7)
+signal.signal(signal.SIGTERM, own)
+""" + of_kind(kind, "entering='hang'")
+    with started(tmp_path, source) as script:
+        script.wait_for("b entering")
+        script.process.send_signal(signal.SIGTERM)
+        code, stderr = script.end()
+    assert (code, script.lines[-3:]) == (7, ["own handler", "b leaving", "b left"])
+    assert is_quiet(stderr), stderr
+
+
+def test_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    source = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + of_kind(
+        "sync", "leaving='stay'", "pass"
+    )
+    with started(tmp_path, source) as script:
+        script.wait_for("b leaving")
+        script.process.send_signal(signal.SIGTERM)
+        script.go()
+        assert script.end() == (0, "")
+    assert script.lines[-1] == "after"
+
+
+# --- ends of a script ----------------------------------------------------------------------------
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("inside", "code", "said"),
+    [
+        ("sys.exit(3)", 3, ""),
+        ("raise ValueError('wrong')", 1, "ValueError: wrong"),
+        ("raise KeyboardInterrupt", -signal.SIGINT, "KeyboardInterrupt"),
+        ("raise StopIteration", 1, "StopIteration"),
+        ("os._exit(5)", 5, ""),
+    ],
+)
+def test_end_of_the_script_inside(
+    kind: str, inside: str, code: int, said: str, tmp_path: Path
+) -> None:
+    with started(tmp_path, of_kind(kind, inside=inside)) as script:
+        ended, stderr = script.end()
+    assert ended == code
+    assert said in stderr
+    assert is_quiet(stderr), stderr
+    if code != 5:
+        assert script.lines[-2:] == ["b leaving", "b left"]
+
+
+def test_block_that_is_never_left_holds_nobody(tmp_path: Path) -> None:
+    with started(tmp_path, "kept = block()\nkept.__enter__()\nnote('end')\n") as script:
+        code, stderr = script.end()
+    assert (code, script.lines[-1]) == (0, "end")
+    assert "Traceback" not in stderr, stderr
+
+
+# --- threads and processes -----------------------------------------------------------------------
+
+
+def test_termination_with_blocks_in_threads_only(tmp_path: Path) -> None:
+    source = """
+def work(name):
+    with block(name):
+        threading.Event().wait()
+threads = [threading.Thread(target=work, args=(name,)) for name in ("x", "y")]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    with started(tmp_path, source) as script:
+        script.wait_for("x entered")
+        script.wait_for("y entered")
+        script.process.send_signal(signal.SIGTERM)
+        assert script.end() == (-signal.SIGTERM, "")
+
+
+def test_forked_process_leaves_the_block_of_its_parent_alone(tmp_path: Path) -> None:
+    source = """
+with block():
+    if not (pid := os.fork()):
+        with block("child"):
+            note("child inside")
+    else:
+        note(f"waited {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+note("after")
+"""
+    with started(tmp_path, source) as script:
+        code, stderr = script.end()
+    child = ["child entering", "child entered", "child inside", "child leaving", "child left"]
+    assert script.lines == [
+        *("b entering", "b entered", *child),
+        *("after", "waited 0", "b leaving", "b left", "after"),
+    ]
+    assert (code, stderr) == (0, "")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_of_multiprocessing(method: str, tmp_path: Path) -> None:
+    source = f"""
+import multiprocessing
+def work():
+    with block("child"):
+        note("child inside")
+        threading.Event().wait()
+def plain():
+    note("plain")
+    threading.Event().wait()
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    with block():
+        processes = [context.Process(target=target) for target in (work, plain)]
+        for process in processes:
+            process.start()
+        note("started")
+        for process in processes:
+            process.join()
+            note(f"exit code {{process.exitcode}}")
+"""
+    with started(tmp_path, source) as script:
+        for line in ("started", "child inside", "plain"):
+            script.wait_for(line)
+        children = psutil.Process(script.process.pid).children()
+        # The tracker of resources is a child too, and ignores it.
+        for child in children:
+            child.terminate()
+        code, stderr = script.end()
+    assert script.lines[-4:] == [
+        *("exit code 143", f"exit code {-signal.SIGTERM}"),  # the child's own block, and none
+        *("b leaving", "b left"),
+    ]
+    assert script.lines.count("child left") == 1
+    assert code == 0
+    assert is_quiet(stderr), stderr
+
+
+# --- in this process -----------------------------------------------------------------------------
+
+
+def simple(name: str = "b", log: list[str] | None = None) -> Block[str]:
+    noted = [] if log is None else log
+
+    @contextlib.asynccontextmanager
+    async def hold() -> AsyncIterator[str]:
+        noted.append(f"{name} in")
+        try:
+            yield name
+        finally:
+            noted.append(f"{name} out")
+
+    return Block(hold)
+
+
+def failing(*, at: str, error: Exception) -> Block[None]:
+    @contextlib.asynccontextmanager
+    async def hold() -> AsyncIterator[None]:
+        if at == "entry":
+            raise error
+        try:
+            yield
+        except BlockFailed:
+            raise error from None
+        raise error
+
+    return Block(hold)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    """See that no thread, descriptor or handler is left by a test."""
+    fds = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count is all
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    assert not [each for each in threading.enumerate() if each.name == "e2e_runner.kit"]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert len(os.listdir("/proc/self/fd")) == fds  # noqa: PTH208 - same
+
+
+def test_with_gives_the_value() -> None:
+    with simple() as value:
+        assert value == "b"
+
+
+def test_async_with_gives_the_value() -> None:
+    async def main() -> str:
+        async with simple() as value:
+            return value
+
+    assert asyncio.run(main()) == "b"
+
+
+def test_nested_blocks_left_out_of_order() -> None:
+    log: list[str] = []
+    first, second = simple("first", log), simple("second", log)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with simple("third", log):
+        second.__exit__(None, None, None)
+    assert log == ["first in", "second in", "first out", "third in", "second out", "third out"]
+
+
+def test_block_is_entered_once() -> None:
+    block = simple()
+    with block:
+        pass
+    with pytest.raises(RuntimeError, match="this block was entered before: make a new one"), block:
+        pass
+    with pytest.raises(RuntimeError, match="this block was left before"):
+        block.__exit__(None, None, None)
+    with pytest.raises(RuntimeError, match="this block was not entered"):
+        simple().__exit__(None, None, None)
+
+
+def test_blocks_in_many_threads() -> None:
+    log: list[str] = []
+
+    def work(number: int) -> None:
+        for turn in range(20):
+            with simple(f"{number}.{turn}", log):
+                pass
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert len(log) == 8 * 20 * 2
+
+
+def test_block_entered_in_one_thread_and_left_in_another() -> None:
+    block = simple()
+    block.__enter__()
+    thread = threading.Thread(target=block.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+    with simple():  # gives back the handler, which only the main thread can
+        pass
+
+
+@pytest.mark.parametrize("at", ["entry", "end"])
+def test_error_of_the_holder_is_raised(at: str) -> None:
+    with pytest.raises(ValueError, match="wrong"), failing(at=at, error=ValueError("wrong")):
+        assert at == "end"
+
+    async def main() -> None:
+        async with failing(at=at, error=ValueError("wrong")):
+            assert at == "end"
+
+    with pytest.raises(ValueError, match="wrong"):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("at", ["entry", "end"])
+def test_error_that_says_all_shows_nothing_of_the_kit(at: str) -> None:
+    with pytest.raises(BlockError) as caught, failing(at=at, error=BlockError("wrong")):
+        pass
+    names = [entry.name for entry in caught.traceback]
+    assert "_run" not in names
+    assert "hold" not in names
+
+
+def test_exception_of_the_script_stays_and_gets_a_note() -> None:
+    error = KeyError("mine")
+    with pytest.raises(KeyError) as caught, failing(at="end", error=ValueError("wrong")):
+        raise error
+    assert caught.value is error
+    assert error.__notes__ == ["ValueError: wrong"]
+
+
+def test_exit_of_the_script_stays_and_the_error_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught, failing(at="end", error=BlockError("wrong")):
+        sys.exit(3)
+    assert caught.value.code == 3
+    assert capsys.readouterr().err == "wrong\n"
+
+
+def test_holder_sees_what_the_script_raised() -> None:
+    seen: list[BaseException] = []
+
+    @contextlib.asynccontextmanager
+    async def hold() -> AsyncIterator[None]:
+        try:
+            yield
+        except BlockFailed as failure:
+            seen.append(failure.error)
+            raise
+
+    error = KeyError("mine")
+    with contextlib.suppress(KeyError), Block(hold):
+        raise error
+    assert seen == [error]
+
+
+def test_cancelled_task_leaves_its_block() -> None:
+    log: list[str] = []
+
+    async def work(entered: asyncio.Event) -> None:
+        async with simple("b", log):
+            entered.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        entered = asyncio.Event()
+        task = asyncio.create_task(work(entered))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert log == ["b in", "b out"]
+
+
+def test_timeout_while_entering_gives_back_what_was_taken() -> None:
+    log: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def hold() -> AsyncIterator[None]:
+        log.append("in")
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            log.append("out")
+
+    async def main() -> None:
+        async with asyncio.timeout(0.05), Block(hold):
+            pytest.fail("it never is")
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(main())
+    assert log == ["in", "out"]
+
+
+def test_tasks_of_a_group_leave_their_blocks_when_one_fails() -> None:
+    log: list[str] = []
+
+    async def work(name: str) -> None:
+        async with simple(name, log):
+            await asyncio.Event().wait()
+
+    async def fail() -> None:
+        async with simple("f", log):
+            raise ValueError("wrong")
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            for name in "xyz":
+                group.create_task(work(name))
+            group.create_task(fail())
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(main())
+    assert {line for line in log if line.endswith("in")} == {
+        line.replace("out", "in") for line in log if line.endswith("out")
+    }
+
+
+def test_another_kind_of_loop_is_refused_before_anything_is_taken() -> None:
+    log: list[str] = []
+    entering = simple("b", log).__aenter__()
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        entering.send(None)
+    assert log == []
+
+
+def test_holder_that_exits_does_not_hang_anybody() -> None:
+    @contextlib.asynccontextmanager
+    async def hold() -> AsyncIterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            sys.exit(9)
+        yield
+
+    with pytest.raises(SystemExit), Block(hold):
+        pass
+
+
+def test_run_gives_the_result_or_the_error() -> None:
+    async def work(value: int) -> int:
+        await asyncio.sleep(0)
+        if not value:
+            raise ValueError("nothing")
+        return value
+
+    assert run(work(3)) == 3
+    with pytest.raises(ValueError, match="nothing"):
+        run(work(0))
+
+
+def test_forked_process_has_blocks_of_its_own() -> None:
+    context = multiprocessing.get_context("fork")
+    with simple():
+        process = context.Process(target=_enter_in_child)
+        process.start()
+        process.join(DEADLINE)
+    assert process.exitcode == 0
+
+
+def _enter_in_child() -> None:
+    with simple() as value:
+        assert value == "b"
