@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(PRESENTATION, VOCABULARY | PRESENTATION | {"state", "sweep_plan", "verdict"}),
     **dict.fromkeys(COMMAND_LINE, INSIDE | PRESENTATION | COMMAND_LINE),
     **dict.fromkeys(KIT, INSIDE | SHARED | KIT),
-    **dict.fromkeys(TOOLS, VOCABULARY | DECISIONS),
+    **dict.fromkeys(TOOLS, VOCABULARY | DECISIONS | KIT),
 }
 
 # A library that is not Python's own speaks to one outside thing, so it has one place.
