@@ -7,7 +7,9 @@ from typing import Any
 from e2e_runner.kit._words import cut, said, shown
 from e2e_runner.text import one_line, plural
 
-_SHORT = 60  # characters of a value that fits into the first line
+_ONE_LINE = 100  # characters of two values that are shown side by side, and no more is said
+_SHORT = 80  # of a value within a line
+_WINDOW = 60  # characters of a long text, around the place where it differs
 _LONGEST_VALUE = 300  # of a value on a line of its own
 _LONGEST_COMPARED = 10_000  # of an item of a list
 _MOST_ALIGNED = 1000  # items of lists that are aligned with each other, which takes long for many
@@ -44,9 +46,13 @@ def words(actual: object, expected: object) -> str:
     plain = f"expected {_shown(expected, _SHORT)}, got {_shown(actual, _SHORT)}"
     if isinstance(actual, bool) and isinstance(expected, str):
         return f"{plain}; if that text says why, name it: check(..., why=...)"
-    if max(len(_whole(expected)), len(_whole(actual))) <= _SHORT:
+    lengths = len(_whole(expected)), len(_whole(actual))
+    if sum(lengths) <= _ONE_LINE:
         return plain
-    first, *others = _first(_differences(actual, expected, "")) or [plain]
+    differences = _first(_differences(actual, expected, ""))
+    if not differences and max(lengths) <= _SHORT:
+        return plain
+    first, *others = differences or [plain]
     return "\n".join(
         [
             first,
@@ -144,9 +150,11 @@ def _in_texts(actual: str | bytes, expected: str | bytes, path: str) -> Iterator
             yield f"{at}the texts differ"
             yield from lines
             return
-    place = _parting(actual, expected)
-    start = max(place - _SHORT // 2, 0) if max(len(actual), len(expected)) > _SHORT else 0
-    wanted, came = expected[start : start + _SHORT], actual[start : start + _SHORT]
+    if max(len(actual), len(expected)) <= _SHORT:
+        yield f"{at}expected {expected!r}, got {actual!r}"
+        return
+    start = max(_parting(actual, expected) - _WINDOW // 2, 0)
+    wanted, came = expected[start : start + _WINDOW], actual[start : start + _WINDOW]
     since = f"from character {start:,} on, " if start else ""
     yield f"{at}{since}expected {wanted!r}, got {came!r}"
 
