@@ -22,6 +22,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/kit.py
 	$(BIN)/python benchmarks/postgres.py
 
 $(STAMP): pyproject.toml
