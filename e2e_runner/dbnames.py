@@ -7,6 +7,7 @@ age and its sessions tell whether it is still in use::
     test_e2e_20261121_094345_0a1b2c_r3_ohlcv     third attempt of a run that holds a lease
     test_e2e_20261121_094345_0a1b2c_3            third attempt of a run that could not hold one
     shop_e2e_20261121_094345_0a1b2c              made without one
+    shop_e2e_20261121_094345_0a1b2c_c41a07       made by a script, see `e2e_runner.kit.unique_name`
 """
 
 import hashlib
