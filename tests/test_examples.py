@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from harness import REPOSITORY, Outcome, Project, Running, project, wait_gone, w
 from servers import Server, debian_binaries, missing, running_server, wheel_binaries
 
 from e2e_runner.supervise import linux
+from e2e_runner.trees import MARK
 
 PORT = 8000
 
@@ -29,13 +30,6 @@ pytestmark = [
     # Before its own time, a test may have to wait for the port until another worker's test is over.
     pytest.mark.timeout(400),
 ]
-
-
-def temporary_folders() -> set[Path]:
-    """List what runs may leave outside of TMPDIR: servers' data in memory, and cgroups."""
-    own = linux.own_cgroup()
-    parents = [Path("/dev/shm"), *([own] if own else [])]
-    return {found for parent in parents for found in parent.glob("e2e-run-*")}
 
 
 def somebody_listens() -> bool:
@@ -48,7 +42,6 @@ class Suite:
     """The examples in a project of their own."""
 
     project: Project
-    before: set[Path] = field(default_factory=temporary_folders)
 
     @property
     def scratch(self) -> Path:
@@ -101,9 +94,25 @@ class Suite:
         assert not somebody_listens()
         assert list(self.scratch.iterdir()) == []
         assert list(self.project.root.glob(".e2e-run/runs/*/.run/record.json")) == []
-        # Other workers' runs make and remove such folders at the same time.
-        left = temporary_folders() - self.before
-        wait_until(lambda: not (left & temporary_folders()), f"{left} were gone", seconds=60)
+        assert self.folders_in_memory() == []
+        assert self.cgroups() == []
+
+    def folders_in_memory(self) -> list[Path]:
+        """List those with the data of servers; a mark says which run each is of."""
+        root = os.fsencode(self.project.root)
+        found = []
+        for mark in Path("/dev/shm").glob(f"e2e-run-*/{MARK}"):
+            with contextlib.suppress(FileNotFoundError):  # other workers' runs come and go
+                if root in mark.read_bytes():
+                    found.append(mark.parent)
+        return found
+
+    def cgroups(self) -> list[Path]:
+        own = linux.own_cgroup()
+        runs = self.project.root.glob(".e2e-run/runs/*")
+        if own is None:
+            return []
+        return [folder for run in runs if (folder := own / f"e2e-run-{run.name}").exists()]
 
 
 @pytest.fixture
@@ -261,6 +270,9 @@ def test_an_example_that_is_ended_by_hand_leaves_nothing(
 ) -> None:
     with suite.by_hand("example_jwt_login.py") as example:
         wait_until(somebody_listens, "the service listened", seconds=60)
+        # What is looked for afterwards is there now.
+        assert suite.folders_in_memory() or [*suite.scratch.rglob("PG_VERSION")]
+        assert suite.project.survivors()
         started = psutil.Process(example.pid).children(recursive=True)
         example.send_signal(number)
         code, output = finish(example)
