@@ -115,6 +115,7 @@ def server() -> Iterator[Server]:
         running.sql("CREATE ROLE maker LOGIN CREATEDB CREATEROLE")
         running.sql("CREATE ROLE plain LOGIN CREATEDB")
         running.sql("CREATE ROLE nobody_special LOGIN")
+        running.sql("GRANT nobody_special TO plain")  # who may make databases for it
         yield running
 
 
@@ -809,6 +810,70 @@ def test_what_a_story_leaves_that_ends_without_a_word_is_attributed(
     assert leak["kind"] == "database"
     assert is_given(leak["name"])
     assert (leak["doubt"], leak["kept"]) == (None, None)
+
+
+def test_a_further_database_that_may_not_be_made_is_an_error(
+    place: Project, untouched: Server
+) -> None:
+    place.write("examples/story.py", story("with databases('orm') as more:\n    pass"))
+    done = place.run(
+        *("--postgres", untouched.url(user="nobody_special"), "examples/story.py"),
+        env={"E2E_RUN_POSTGRES_ADMIN_URL": untouched.url(user="plain")},
+    )
+    assert done.statuses == {"examples/story.py": "failed"}, done.stdout
+    output = done.examples["examples/story.py"]["output_tail"]
+    assert "A further database cannot be made on the run's server" in output
+    assert "permission denied to create database" in output
+    assert "the first block that asks for a name needs no further one" in output
+
+
+def test_a_further_database_that_cannot_be_dropped_is_a_warning(
+    place: Project, untouched: Server
+) -> None:
+    body = """
+with databases("orm") as more:
+    name = more["orm"].name
+    value(dbs["orm"].url, f'ALTER DATABASE "{name}" IS_TEMPLATE true')
+value(dbs["orm"].url, f'ALTER DATABASE "{name}" IS_TEMPLATE false')
+raise SystemExit(f"name: {name}")
+"""
+    place.write("examples/story.py", story(body))
+    done = place.run("--postgres", untouched.url(), "examples/story.py")
+    output = done.examples["examples/story.py"]["output_tail"]
+    name = output.rpartition("name: ")[2].strip()
+    assert f"e2e-run: database {name} stays: " in output
+    assert "marked as a template" in output
+
+
+def test_a_further_database_that_cannot_be_filled_is_dropped(
+    place: Project, untouched: Server
+) -> None:
+    body = """
+value(dbs["orm"].url, "SELECT 1")
+open("../sql/data.sql", "a").write("CREATE TABEL b (x int);")
+try:
+    databases("orm").__enter__()
+except DatabasesUnavailable as error:
+    assert "sql/data.sql" in str(error) and "TABEL" in str(error), error
+else:
+    raise SystemExit("it was filled")
+"""
+    place.write("examples/story.py", story(body))
+    for more in ([], ["--postgres", untouched.url()]):
+        place.write("sql/data.sql", "")
+        done = place.run("--strict", *more, "examples/story.py")
+        assert done.statuses == {"examples/story.py": "passed"}, done.stdout
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="needs root")
+def test_under_the_runner_as_an_ordinary_user() -> None:
+    if ordinary_python() is None:
+        pytest.skip("no interpreter here can be run by an ordinary user")
+    with project(user=NOBODY) as made:
+        place = prepared(made)
+        write_runner_story(place)
+        done = place.run("--strict", "examples/story.py", env={"HOME": str(place.root)})
+        assert done.statuses == {"examples/story.py": "passed"}, done.stdout
 
 
 @pytest.mark.parametrize("number", SIGNALS)
