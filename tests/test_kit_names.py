@@ -1,11 +1,12 @@
-import multiprocessing
-import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -136,28 +137,43 @@ def test_names_of_many_threads_differ_and_sort() -> None:
     assert len(stamps) == threads * each
 
 
-def _make_many(count: int) -> list[str]:
+# Run as programs of their own: to fork a process with threads, as that of the tests, is not safe.
+POOL = """
+import multiprocessing
+from e2e_runner.kit import unique_name
+
+def make(count):
     return [unique_name() for _ in range(count)]
+
+if __name__ == "__main__":
+    with multiprocessing.get_context({method!r}).Pool(2) as pool:
+        some, others = pool.map(make, [2000, 2000], chunksize=1)
+    print(len({{*some, *others, *make(2000)}}))
+"""
+FORK = """
+import os
+from e2e_runner.kit import names, unique_name
+with names._ticks._lock:  # as another thread has it, at the moment of the fork
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if unique_name() else 2)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def output(text: str, file: Path) -> str:
+    file.write_text(text)
+    argv = [sys.executable, str(file)]
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_names_of_processes_differ(method: str) -> None:
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        some, others = pool.map(_make_many, [2000, 2000], chunksize=1)
-    assert len({*some, *others, *_make_many(2000)}) == 6000
+def test_names_of_processes_differ(method: str, tmp_path: Path) -> None:
+    assert output(POOL.format(method=method), tmp_path / "pool.py") == "6000\n"
 
 
-def test_a_child_is_not_held_up_by_a_lock_that_another_thread_had() -> None:
-    with names._ticks._lock:  # as a thread that is in the middle of it
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                code = 0 if unique_name() else 2
-            finally:
-                os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+def test_a_child_is_not_held_up_by_a_lock_that_another_thread_had(tmp_path: Path) -> None:
+    assert output(FORK, tmp_path / "fork.py") == "0\n"
 
 
 # --- what a sweep makes of them ------------------------------------------------------------------
