@@ -23,6 +23,8 @@ from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.supervise.launch import Spawner
 from e2e_runner.trees import remove_tree
 
+_UNUSED = 60.0  # seconds that a folder may be empty: its call fills it at once
+
 
 @contextlib.asynccontextmanager
 async def supervised(
@@ -78,6 +80,9 @@ def _remove_dead(folder: Path) -> None:
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         return
+    if time.time() - status.st_mtime > _UNUSED:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # of a call that was killed right after it had made it
     dead = rundir.dead_runs(folder)
     for run in dead:
         if run.cgroup is not None:
