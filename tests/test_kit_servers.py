@@ -169,7 +169,7 @@ def test_async_with_and_any_free_port(folder: Path) -> None:
     assert one.port != two.port
     assert one.log == ""  # as `args` asks
     assert two.log.splitlines()[0] == "listening"
-    assert two.log.splitlines()[-1] == "stopped by SIGTERM"
+    assert "stopped by SIGTERM" in two.log.splitlines()
 
 
 @pytest.mark.parametrize(
