@@ -59,7 +59,8 @@ def environment(**more: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("E2E_RUN", "PG", "DATABASE_URL"))
     }
-    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+    # In the development mode asyncio tells on stderr what was slow, as everything is on a busy machine.
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTHONDEVMODE"):
         env.pop(name, None)
     return env | more
 

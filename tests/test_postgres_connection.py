@@ -215,9 +215,11 @@ print(asyncio.run(ask()))
 
 def asked(address: ServerAddress, environment: dict[str, str]) -> str:
     """Give the user as whom a process with that environment gets in, or why it does not."""
+    # In the development mode asyncio tells on stderr what was slow, as everything is on a busy machine.
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", ASK, json.dumps(dataclasses.asdict(address))],
-        env={**os.environ, **environment},
+        env={**ours, **environment},
         capture_output=True,
         text=True,
         check=True,
