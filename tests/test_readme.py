@@ -1,9 +1,6 @@
 """The README is true: its commands run, its output is what they print, its tables are what the code does."""
 
-import dataclasses
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +10,15 @@ from pathlib import Path
 
 import click
 import pytest
+from pages import (
+    REPOSITORY,
+    Block,
+    blocks_of,
+    comparable,
+    make_checkout,
+    run_all,
+    without_blocks,
+)
 
 from e2e_runner import docs, verdict
 from e2e_runner.cli.commands import group
@@ -22,46 +28,13 @@ from e2e_runner.metadata import read_metadata
 from e2e_runner.model import Containment, ReportFormat, Status
 from e2e_runner.settings import SETTINGS, Scope, within
 
-REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text("utf-8")
 
-# <!-- not run: REASON --> before a block says why it is not run here.
-_BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
-)
 _OWN_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 _OF_OTHERS = {"--bind", "--create"}  # of python -m http.server, and of pg_dump
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    language: str
-    text: str
-    reason: str  # why it is not run
-
-    @property
-    def commands(self) -> str:
-        """What is pasted; in a `console` block that stands behind the prompts."""
-        if self.language == "sh":
-            return self.text
-        return "".join(
-            line.removeprefix("$ ")
-            for line in self.text.splitlines(keepends=True)
-            if line.startswith("$ ")
-        )
-
-    @property
-    def output(self) -> str:
-        return "".join(
-            line for line in self.text.splitlines(keepends=True) if not line.startswith("$ ")
-        )
-
-
-BLOCKS = [
-    Block(language=found["language"], text=found["text"], reason=found["reason"] or "")
-    for found in _BLOCK.finditer(README)
-]
+BLOCKS = blocks_of(README)
 
 
 def blocks(*languages: str) -> list[Block]:
@@ -90,84 +63,14 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Make a copy of the repository in which the commands may write, with this environment as its own."""
-    for name in ("Makefile", "README.md", "pyproject.toml"):
-        shutil.copy2(REPOSITORY / name, tmp_path / name)
-    shutil.copytree(
-        REPOSITORY / "examples",
-        tmp_path / "examples",
-        ignore=shutil.ignore_patterns("__pycache__", ".e2e-run"),
-    )
-    venv = tmp_path / ".venv"
-    venv.mkdir()
-    for entry in Path(sys.prefix).iterdir():
-        if entry.name != ".installed":
-            (venv / entry.name).symlink_to(entry)
-    (venv / ".installed").touch()  # so that make has nothing to install
-    return tmp_path
-
-
-def run_all(chosen: list[Block], folder: Path) -> list[str]:
-    """Paste blocks into one shell, one after the other; gives what each printed."""
-    marker = "=== e2e-run README block"
-    script = "".join(
-        f"printf '%s\\n' '{marker}'\n"
-        # The commands of a `sh` block succeed; those of a `console` block show what they show.
-        f"set {'-' if block.language == 'sh' else '+'}e\n{_waiting(block.commands)}"
-        for block in chosen
-    )
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("E2E_RUN", "MAKE"))
-    }
-    for name in ("CI", "COLUMNS", "FORCE_COLOR", "MAKEFLAGS", "PYTHONDEVMODE", "VIRTUAL_ENV"):
-        environ.pop(name, None)
-    done = subprocess.run(
-        ["bash", "-c", script + "exit 0\n"],
-        cwd=folder,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout.split(f"{marker}\n")[1:]
-
-
-def _waiting(commands: str) -> str:
-    """Let a server that is put into the background open its port before the next command."""
-    return re.sub(
-        r"^(.* (\d{4,5}) .*&)$",
-        r"\1\nuntil (: 3<>/dev/tcp/127.0.0.1/\2) 2>/dev/null; do sleep 0.05; done",
-        commands,
-        flags=re.MULTILINE,
-    )
-
-
-def comparable(output: str, folder: Path) -> list[str]:
-    """Leave out of an output what differs from run to run and from machine to machine."""
-    text = output.replace(str(folder), "/home/maria/e2e-run")
-    text = re.sub(r"processes: [\w-]+( \([^()\n]*\))?", "processes: TIER", text)
-    text = re.sub(r"\b\d{8}-\d{6}-[0-9a-f]{6}\b", "RUN", text)
-    text = re.sub(r"\b(pid|process|kill) \d+", r"\1 N", text)
-    text = re.sub(r"\buser [\w-]+", "user NAME", text)
-    text = re.sub(r"\b(\d+m\d\ds|\d+(\.\d+)?m?s)\b", "TIME", text)
-    text = re.sub(r"\([^()\n]*…", "(…", text)  # a line that is cut at the width of the terminal
-    text = re.sub(r"^(\d+ +(taken|free)) .*", r"\1", text, flags=re.MULTILINE)  # same
-    text = re.sub(r"─+", "─", text)
-    return [re.sub(r"\s+", " ", line).strip() for line in text.splitlines()]
+    return make_checkout(tmp_path)
 
 
 @pytest.mark.usefixtures("demo_port")
 def test_commands_run_and_print_what_the_readme_says(checkout: Path) -> None:
     chosen = [block for block in blocks("console", "sh") if not block.reason]
-    printed = run_all(chosen, checkout)
+    printed = run_all(chosen, checkout, timeout=100)
 
-    assert len(printed) == len(chosen)
     for block, output in zip(chosen, printed, strict=True):
         if block.language == "console":
             expected = comparable(block.output, checkout)
@@ -279,7 +182,7 @@ def test_options_that_the_text_names_exist() -> None:
     known = {name for command in commands() for option in options(command) for name in option.opts}
     known |= {"-h", "--help", "--version"} | _OF_OTHERS
     fenced = [block for block in BLOCKS if "e2e-run" in block.text]
-    quoted = re.findall(r"`[^`\n]+`", _BLOCK.sub("", README))
+    quoted = re.findall(r"`[^`\n]+`", without_blocks(README))
     texts = [*(block.text for block in fenced if block.language != "python"), *quoted]
     named = {option for text in texts for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)}
     assert named <= known, named - known
