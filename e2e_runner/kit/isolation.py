@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from e2e_runner import handover
 from e2e_runner.kit._blocks import Block, BlockError
 from e2e_runner.kit._environment import environment
 
@@ -86,6 +85,8 @@ def databases(*names: str) -> Block[IsolatedDatabases]:
 @contextlib.asynccontextmanager
 async def _isolated(names: tuple[str, ...]) -> AsyncIterator[IsolatedDatabases]:
     # Here and not above: the import of the kit is to be cheap.
+    from e2e_runner import handover
+
     if handover.VARIABLE in os.environ:
         from e2e_runner.kit._handed import obtain
     else:
