@@ -21,7 +21,7 @@ done
 ask() { # PATH: print the status of the HTTP answer; fail when there is none
     local status
     {
-        printf 'GET %s HTTP/1.1\r\nHost: %s\r\n\r\n' "$1" "$HOST" >&3 && read -r -t 5 _ status _ <&3
+        printf 'GET %s HTTP/1.1\r\nHost: %s\r\n\r\n' "$1" "$HOST" >&3 && read -r -t 2 _ status _ <&3
     } 3<>"/dev/tcp/$HOST/$PORT" && echo "$status"
 } 2>/dev/null
 
@@ -41,12 +41,12 @@ fi
 "$python" example_market_stream_server.py &
 server=$!
 trap 'kill "$server" 2>/dev/null && wait "$server"' EXIT
-for ((tries = 0; tries < 100; tries++)); do
-    status=$(ask /health) && break
+until status=$(ask /health); do
     kill -0 "$server" 2>/dev/null || fail 'the server has ended'
+    ((SECONDS < 10)) || fail 'the server does not answer'
     sleep 0.1
 done
-expect 'the server is well' 200 "${status-}"
+expect 'the server is well' 200 "$status"
 expect 'a path that does not exist' 404 "$(ask /no-such-path)"
 
 echo '── Stop'
