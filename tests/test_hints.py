@@ -136,7 +136,7 @@ def test_every_rule_holds_for_a_real_output() -> None:
         ),
         (
             "unique-violation/sqlalchemy-psycopg",
-            "A row whose id is 1 exists already, perhaps from an earlier run: let the script make that value anew each time, or give it databases of its own ([tool.e2e-run.databases]).",
+            "A row whose id is 1 exists already, from an earlier run or in what the database is filled with: let the script make that value anew each time (e2e_runner.kit.unique_name does), or give it databases of its own ([tool.e2e-run.databases]).",
         ),
         (
             "pgbouncer-prepared-statement/sqlalchemy-asyncpg",
