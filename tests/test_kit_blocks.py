@@ -18,6 +18,7 @@ import psutil
 import pytest
 from harness import REPOSITORY, wait_until
 
+from e2e_runner.kit import _blocks
 from e2e_runner.kit._blocks import Block, BlockError, BlockFailed, run
 
 DEADLINE = 30.0  # seconds for anything; all of it takes milliseconds
@@ -26,6 +27,7 @@ DEADLINE = 30.0  # seconds for anything; all of it takes milliseconds
 # it is cancelled.
 PRELUDE = """
 import asyncio, contextlib, os, pathlib, signal, sys, threading
+from e2e_runner.kit import _blocks
 from e2e_runner.kit._blocks import Block
 
 def note(what):
@@ -744,6 +746,28 @@ def test_timeout_while_entering_gives_back_what_was_taken() -> None:
     with pytest.raises(TimeoutError):
         asyncio.run(main())
     assert log == ["in", "out"]
+
+
+def test_block_that_is_given_up_before_its_loop_gets_to_it_ends() -> None:
+    gate = threading.Event()
+    log: list[str] = []
+
+    async def main() -> None:
+        home = _blocks._homes._home
+        assert home is not None
+        home.loop.call_soon_threadsafe(gate.wait)
+        entering = asyncio.create_task(simple("b", log).__aenter__())
+        await asyncio.sleep(0)  # one turn: it has begun, and waits
+        entering.cancel()
+        await asyncio.sleep(0)  # and has heard that it is given up
+        gate.set()
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.wait([entering])
+        assert entering.cancelled()
+
+    with simple():
+        asyncio.run(main())
+    assert log == []
 
 
 def test_tasks_of_a_group_leave_their_blocks_when_one_fails() -> None:

@@ -296,13 +296,15 @@ class _Held(Generic[_T]):
                 return
 
     def _start(self) -> None:
-        self._leave = self._running().create_future()
-        self._task = self._running().create_task(self._run())
+        self._leave = self._running_home().loop.create_future()
+        self._task = self._running_home().loop.create_task(self._run())
+        # Not at the end of `_run`: cancelled before its first step, it never begins.
+        self._task.add_done_callback(self._finish)
 
-    def _running(self) -> "asyncio.AbstractEventLoop":
+    def _running_home(self) -> "_Home":
         if self._home is None:
             raise RuntimeError("this block was not begun")
-        return self._home.loop
+        return self._home
 
     def _cancel(self) -> None:
         if self._task is not None and self._cancels < self._most_cancels:
@@ -310,7 +312,7 @@ class _Held(Generic[_T]):
             self._task.cancel()
 
     async def _run(self) -> None:
-        if self._leave is None or self._home is None:
+        if self._leave is None:
             raise RuntimeError("this block was not begun")
         try:
             async with self._hold() as value:
@@ -320,9 +322,15 @@ class _Held(Generic[_T]):
                 await self._leave
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it, whatever it is
             self.error = error
+
+    def _finish(self, task: "asyncio.Task[None]") -> None:
+        import asyncio
+
+        if task.cancelled():
+            self.error = asyncio.CancelledError()
         if not self.is_entered:
             self.settled.set_result(None)
-        _homes.release(self._home, self)
+        _homes.release(self._running_home(), self)
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -345,6 +353,8 @@ class _Home:
     def _serve(self) -> None:
         import asyncio
 
+        # One that is delivered here would not wake the main thread, which alone runs handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _RAISING)
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
@@ -462,9 +472,9 @@ class _Deferred:
         if self._all or threading.current_thread() is not threading.main_thread():
             return
         for number in tuple(self._previous):
-            handler = _termination.wanted(number, self._previous.pop(number))
             if signal.getsignal(number) is _handle_deferred:
-                signal.signal(number, handler)
+                signal.signal(number, _termination.wanted(number, self._previous[number]))
+            del self._previous[number]  # last, for one that comes meanwhile
 
     @classmethod
     def handle(cls, number: int, frame: FrameType | None) -> None:
