@@ -1,5 +1,6 @@
 """Reads the project's pages: what they show as code, commands and output, and runs it as a reader would."""
 
+import difflib
 import os
 import re
 import shlex
@@ -96,10 +97,11 @@ def make_checkout(folder: Path) -> Path:
     """Make a copy of the repository in which commands may write, with this environment as its own."""
     for name in ("Makefile", "README.md", "pyproject.toml"):
         shutil.copy2(REPOSITORY / name, folder / name)
+    shutil.copytree(REPOSITORY / "docs", folder / "docs")
     shutil.copytree(
         REPOSITORY / "examples",
         folder / "examples",
-        ignore=shutil.ignore_patterns("__pycache__", ".e2e-run"),
+        ignore=shutil.ignore_patterns("__pycache__", ".*"),
     )
     (link_environment(folder) / ".installed").touch()  # so that make has nothing to install
     return folder
@@ -148,6 +150,15 @@ def _waiting(commands: str) -> str:
         commands,
         flags=re.MULTILINE,
     )
+
+
+def assert_printed(shown: str, output: str, folder: Path) -> None:
+    """Compare what a page shows with what was printed; a line ``⋮`` of the page stands for any lines."""
+    expected, printed = comparable(shown, folder), comparable(output, folder)
+    pattern = "".join(r"(?:.*\n)*?" if line == "⋮" else f"{re.escape(line)}\n" for line in expected)
+    if not re.fullmatch(pattern, "".join(f"{line}\n" for line in printed)):
+        differences = "\n".join(difflib.unified_diff(expected, printed, "shown", "printed"))
+        raise AssertionError(f"{differences}\n\n{output}")
 
 
 def comparable(output: str, folder: Path) -> list[str]:

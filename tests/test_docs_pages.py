@@ -9,8 +9,8 @@ from harness import Outcome, Project, project
 from pages import (
     REPOSITORY,
     Block,
+    assert_printed,
     blocks_of,
-    comparable,
     link_environment,
     run_all,
     without_blocks,
@@ -64,8 +64,7 @@ def test_blocks_do_what_the_page_says(name: str, folder: Path) -> None:
             if block.language != "console":
                 continue
             shown = block.output
-        expected = comparable(shown, folder)
-        assert comparable(output, folder) == expected, f"line {block.line}: {output}"
+        assert_printed(shown, output, folder)
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
