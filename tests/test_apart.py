@@ -41,17 +41,20 @@ def test_unusable_temporary_folder_is_said(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_supervision_leaves_nothing(scratch: Path) -> None:
-    async def main() -> None:
+    async def main() -> Path | None:
         spawner = Spawner()
         try:
             with apart.state_folder("test") as state:
                 async with apart.supervised(spawner, state) as (supervisor, run_dir):
                     assert run_dir.folder.is_relative_to(state)
-                    assert supervisor.tier
+                    cgroups = supervisor.cgroups
+                    assert cgroups is None or cgroups.is_dir()
         finally:
             spawner.close()
+        return cgroups
 
-    asyncio.run(main())
+    cgroups = asyncio.run(main())
+    assert cgroups is None or not cgroups.exists()
     assert list(scratch.iterdir()) == []
 
 

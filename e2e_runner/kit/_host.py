@@ -1,14 +1,13 @@
 """Supervision for what the blocks of a script start: it dies with the script, however that ends."""
 
-import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 from e2e_runner import apart
+from e2e_runner.kit._shared import Shared
 from e2e_runner.model import Containment
 from e2e_runner.rundir import RunDir
 from e2e_runner.supervise.client import Supervisor
@@ -24,53 +23,14 @@ class Host:
     null: int  # descriptor of /dev/null
 
 
-class _Shared:
-    def __init__(self) -> None:
-        self.users = 0
-        self.lock = asyncio.Lock()
-        self.stack = contextlib.AsyncExitStack()
-        self.host: Host | None = None
-
-
-# By loop: the background loop ends with the last block, and this with it.
-_shared: dict[asyncio.AbstractEventLoop, _Shared] = {}
-
-
 @contextlib.asynccontextmanager
 async def hosted() -> AsyncIterator[Host]:
     """Have supervision for the length of the block, shared with the other blocks. Raises SetupError."""
-    loop = asyncio.get_running_loop()
-    shared = _shared.setdefault(loop, _Shared())
-    shared.users += 1
-    try:
-        async with shared.lock:
-            if shared.host is None:
-                await to_the_end(_open(shared))
-        assert shared.host is not None  # noqa: S101 - or the above has raised
-        yield shared.host
-    finally:
-        shared.users -= 1
-        if not shared.users:
-            del _shared[loop]
-            await to_the_end(shared.stack.aclose())
+    async with _shared.hold() as host:
+        yield host
 
 
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do what must not be broken off; a cancellation counts afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
-
-
-async def _open(shared: _Shared) -> None:
-    stack = shared.stack
+async def _open(stack: contextlib.AsyncExitStack) -> Host:
     spawner = Spawner()
     stack.callback(spawner.close)
     state = stack.enter_context(apart.state_folder("kit"))
@@ -82,15 +42,16 @@ async def _open(shared: _Shared) -> None:
     )
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     stack.callback(os.close, null)
-    shared.host = Host(supervisor=supervisor, run_dir=run_dir, null=null)
+    return Host(supervisor=supervisor, run_dir=run_dir, null=null)
+
+
+_shared = Shared(_open)
 
 
 def _hang_up() -> None:
     """Close what a forked process has of it, or the helpers would live for as long as that."""
-    for shared in _shared.values():
-        if shared.host is not None:
-            shared.host.supervisor.disinherit()
-    _shared.clear()
+    for host in _shared.disown():
+        host.supervisor.disinherit()
 
 
 os.register_at_fork(after_in_child=_hang_up)

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from e2e_runner import logs, ports
 from e2e_runner.kit._blocks import BlockFailed
-from e2e_runner.kit._host import Host, hosted, to_the_end
+from e2e_runner.kit._host import Host, hosted
+from e2e_runner.kit._shared import to_the_end
 from e2e_runner.kit.servers import Server, ServerNotReady
 from e2e_runner.model import HttpProbe, LogProbe, Probe, TcpProbe
 from e2e_runner.parsers import parse_probe
@@ -157,7 +158,6 @@ class _Process:
     order: Order
     child: Child
     started: float  # monotonic
-    pid: int | None
     output: Output
     haste: asyncio.Event  # set: it is to be killed, not stopped
 
@@ -175,10 +175,10 @@ async def running(order: Order) -> AsyncIterator[Server]:
                     f"the block of the server{_where(server)} was left by "
                     f"{type(failure.error).__name__}\n{_last_lines(process.output)}"
                 )
-            if (how := await _ended_by_itself(process)) is not None:
+            if (how := await _ended_by_itself(process, server.pid)) is not None:
                 raise ServerNotReady(f"meanwhile {_end_words(server, how)}") from None
             raise
-        if (how := await _ended_by_itself(process)) is not None:
+        if (how := await _ended_by_itself(process, server.pid)) is not None:
             raise ServerNotReady(f"{_end_words(server, how)}\n{_facts(process)}")
 
 
@@ -213,6 +213,7 @@ async def _start(
         output = _new_output(host)
         own.callback(output.close)
         process = await _spawn(order, host, output, own)
+        pids = await process.child.pids()  # parents before their children
         bounding = asyncio.create_task(_bound(process))
         own.push_async_callback(_finish, bounding)
         await _wait(process, probe, needed)
@@ -221,7 +222,7 @@ async def _start(
     server = Server(
         host=reachable(name),
         port=port,
-        pid=process.pid,
+        pid=pids[0] if pids else None,
         log_file=output.log.file,
         _scheme=scheme_of(probe),
         _read_log=output.text,
@@ -254,8 +255,7 @@ async def _spawn(
 ) -> _Process:
     """Start the process; `stack` stops it. Raises ServerNotReady."""
     env = {"PYTHONUNBUFFERED": "1", **os.environ, **order.env}
-    haste = asyncio.Event()
-    started: list[tuple[Child, float]] = []
+    started: list[_Process] = []
 
     async def start() -> None:
         command = Command(
@@ -267,8 +267,11 @@ async def _spawn(
             stderr=output.log.fd,
         )
         child, at = await host.supervisor.start(command)
-        started.append((child, at))
-        stack.push_async_callback(_stop, child, order, host, haste)
+        process = _Process(
+            order=order, child=child, started=at, output=output, haste=asyncio.Event()
+        )
+        started.append(process)
+        stack.push_async_callback(_stop, process, host)
 
     try:
         # Broken off in the middle, it would leave a process that nobody holds.
@@ -277,16 +280,7 @@ async def _spawn(
         raise ServerNotReady(
             f"the server could not be started: {error}\n  command: {order.by_hand()}"
         ) from None
-    child, at = started[0]
-    pids = await child.pids()  # parents before their children
-    return _Process(
-        order=order,
-        child=child,
-        started=at,
-        pid=pids[0] if pids else None,
-        output=output,
-        haste=haste,
-    )
+    return started[0]
 
 
 async def _wait(process: _Process, probe: Probe, needed: set[int]) -> None:
@@ -351,8 +345,13 @@ async def _finish(task: asyncio.Task[None]) -> None:
 # --- the end -------------------------------------------------------------------------------------
 
 
-async def _stop(child: Child, order: Order, host: Host, haste: asyncio.Event) -> None:
-    """Stop a server: signals to it alone, `grace` seconds, then by force with all that it started."""
+async def _stop(process: _Process, host: Host) -> None:
+    """Stop a server: signals to it alone, `grace` seconds, then by force with all that it started.
+
+    Raises ServerNotReady when it turns out to have died of something else just before.
+    """
+    child, order, haste = process.child, process.order, process.haste
+    ran = not child.exited.done()
     forced = ""
     try:
         for number in order.signals:
@@ -367,9 +366,22 @@ async def _stop(child: Child, order: Order, host: Host, haste: asyncio.Event) ->
         elif not await child.wait_empty(_LINGER):
             forced = "left processes behind"
     finally:
+        died = ran and _died_of_another(child, order)
         await to_the_end(_make_sure(child, host))
     if forced:
         _tell(f"the server {forced}, and was killed: {order.by_hand()}")
+    if died:
+        raise ServerNotReady(
+            f"the server ended by itself as its block ended: {_how(process)}\n{_facts(process)}"
+        )
+
+
+def _died_of_another(child: Child, order: Order) -> bool:
+    """Tell whether a signal ended the server that is none of those that stop it."""
+    if not child.exited.done() or child.exited.exception() is not None:
+        return False
+    number = child.exited.result().exit.signal
+    return number is not None and number not in order.signals
 
 
 async def _make_sure(child: Child, host: Host) -> None:
@@ -380,12 +392,12 @@ async def _make_sure(child: Child, host: Host) -> None:
     child.release()
 
 
-async def _ended_by_itself(process: _Process) -> str | None:
+async def _ended_by_itself(process: _Process, pid: int | None) -> str | None:
     """Say how it ended; None while it runs."""
     exited = process.child.exited
     try:
         # The last request of a story may be what it dies of, and the news on their way.
-        if not exited.done() and process.pid not in await process.child.pids():
+        if not exited.done() and pid not in await process.child.pids():
             await asyncio.wait([exited], timeout=_LINGER)
     except asyncio.CancelledError:
         process.haste.set()

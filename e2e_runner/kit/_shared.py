@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
 
@@ -26,15 +26,24 @@ class Shared(Generic[_T]):
         try:
             async with use.lock:
                 if not use.opened:
-                    async with contextlib.AsyncExitStack() as stack:
-                        use.opened.append(await self._open(stack))
-                        use.stack = stack.pop_all()
+                    await to_the_end(self._open_for(use))
             yield use.opened[0]
         finally:
             use.users -= 1
             if not use.users:
                 del self._uses[loop]
-                await use.stack.aclose()
+                await to_the_end(use.stack.aclose())
+
+    async def _open_for(self, use: "_Use[_T]") -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            use.opened.append(await self._open(stack))
+            use.stack = stack.pop_all()
+
+    def disown(self) -> list[_T]:
+        """Forget what is open, as a forked process does whose parent holds it; gives it."""
+        uses = [*self._uses.values()]
+        self._uses.clear()
+        return [each for use in uses for each in use.opened]
 
 
 class _Use(Generic[_T]):
@@ -43,3 +52,17 @@ class _Use(Generic[_T]):
         self.lock = asyncio.Lock()
         self.stack = contextlib.AsyncExitStack()
         self.opened: list[_T] = []  # one at most
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do what must not be broken off; a cancellation counts afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
