@@ -206,6 +206,18 @@ def test_environment_is_that_of_the_entry_and_what_is_given(
         assert fetch(server) == f"port {server.port}"
 
 
+def test_secrets_of_the_environment_are_not_told(folder: Path) -> None:
+    secrets = {"JWT_SECRET": "hunter2", "SHOP": "postgresql://maria:hunter2@db/shop", "LEVEL": "1"}
+    with (
+        pytest.raises(ServerNotReady) as raised,
+        command("bad.py", folder, port=0, ready="/", env=secrets),
+    ):
+        pytest.fail("entered")
+    told = str(raised.value)
+    assert "hunter2" not in told
+    assert "JWT_SECRET='***' SHOP='postgresql://maria:***@db/shop' LEVEL=1 " in told
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [

@@ -57,6 +57,19 @@ def unexpected(response: object, came: int, status: int | Collection[int]) -> st
     return "\n".join(lines)
 
 
+def masked_variable(name: str, value: str) -> str:
+    """Give the value of a variable as it may be shown.
+
+    >>> masked_variable("JWT_SECRET", "hunter2"), masked_variable("LOG_LEVEL", "debug")
+    ('***', 'debug')
+    >>> masked_variable("DATABASE_URL", "postgresql://maria:hunter2@db/shop")
+    'postgresql://maria:***@db/shop'
+    """
+    if _SECRET.search(name):
+        return _MASK
+    return _masked_url(value) if "://" in value else value
+
+
 def _attribute(value: object, name: str) -> Any:
     """Get an attribute, or None: that of a response that was made by hand may raise."""
     try:

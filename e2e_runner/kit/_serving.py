@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from e2e_runner import logs, ports
 from e2e_runner.kit._blocks import BlockFailed
+from e2e_runner.kit._exchange import masked_variable
 from e2e_runner.kit._host import Host, hosted
 from e2e_runner.kit._shared import to_the_end
 from e2e_runner.kit.servers import Server, ServerNotReady
@@ -87,8 +88,11 @@ class Order:
         return probe
 
     def by_hand(self) -> str:
-        """Give the shell command that starts it."""
-        words = [*(f"{name}={shlex.quote(value)}" for name, value in self.env.items())]
+        """Give the shell command that starts it, without the secrets that it is told."""
+        words = [
+            f"{name}={shlex.quote(masked_variable(name, value))}"
+            for name, value in self.env.items()
+        ]
         words.append(shlex.join(self.argv))
         return one_line(f"(cd {shlex.quote(str(self.cwd))} && {' '.join(words)})")
 
