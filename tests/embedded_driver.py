@@ -38,6 +38,8 @@ async def main(state: Path, tier: str, memory: Path) -> None:
             ) as supervisor,
             EmbeddedServers.open(supervisor, run_dir, environ=os.environ, memory=memory) as servers,
         ):
+            if supervisor.cgroups is not None:
+                run_dir.note_cgroup(supervisor.cgroups)
             say(stage="open", spawner=spawner.process.pid, scratch=str(run_dir.scratch))
             try:
                 server = await servers.start()

@@ -29,6 +29,7 @@ from e2e_runner.postgres.connection import Unreachable, connected
 from e2e_runner.postgres.free_port import free_port
 from e2e_runner.rundir import RunDir, dead_runs, forget, open_run
 from e2e_runner.supervise.client import Supervisor
+from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.supervise.launch import Spawner
 from e2e_runner.trees import MARK
 
@@ -614,6 +615,9 @@ def test_a_run_that_is_killed_leaves_nothing(
     if with_spawner:
         (dead,) = dead_runs(state)
         assert dead.folders or moment is _initdb_runs
+        if dead.cgroup is not None:
+            reclaim_cgroup(dead.cgroup, dead.id)
+            assert not dead.cgroup.exists()
         forget(state, dead)
         assert dead_runs(state) == ()
         assert not any(folder.exists() for folder in dead.folders)
