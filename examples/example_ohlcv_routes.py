@@ -73,6 +73,8 @@ async def read_candles(client: httpx.AsyncClient) -> None:
     with step("ranges and symbols that are none"):
         backwards = between(END_OF_CANDLES, FIRST_CANDLE)
         api_response(await client.get(MARKET, params=backwards), 422)
+        halved = between(FIRST_CANDLE, FIRST_CANDLE + MINUTE / 2)
+        api_response(await client.get(MARKET, params=halved), 422)
         api_response(await client.get(MARKET, params={**hour, "timeframe": "2m"}), 422)
         api_response(await client.get("/ohlcv/kestrel/TULIP-USDT", params=hour), 404)
     metric("candles read", len(minutes))

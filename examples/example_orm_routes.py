@@ -100,9 +100,10 @@ async def refuse(client: httpx.AsyncClient) -> None:
         api_response(await client.post("/users", json=new), 201)
         api_response(await client.post("/users", json=new), 409)
         api_response(await client.post("/users", json={**new, "email": new["email"].upper()}), 409)
-    with step("a password that is too short, a role that is none"):
+    with step("a password that is too short, a role and a number that nobody has"):
         api_response(await client.post("/users", json={**new, "password": "1234"}), 422)
         api_response(await client.post("/users", json={**new, "role": "king"}), 422)
+        api_response(await client.get(f"/users/{2**63}"), 422)
     with step("a trader does not look after users"):
         theirs = await login(client, TRADER)
         api_response(await client.get("/users", headers=theirs), 403)

@@ -74,6 +74,11 @@ Writer = Annotated[User, Depends(writer)]
 Admin = Annotated[User, Depends(admin)]
 
 
+def whose(user: User) -> tuple[int, bool]:
+    """Give what queries ask of what has an owner: who that has to be, and whether anybody will do."""
+    return user.id, user.role is Role.ADMIN
+
+
 def unauthorized(detail: str) -> HTTPException:
     """Make the answer to somebody whom the service does not know."""
     return HTTPException(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})

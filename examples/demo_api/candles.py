@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from demo_api.access import CurrentUser, Writer
 from demo_api.database import Ohlcv, Orm, Pool
-from demo_api.exchanges import is_listed
+from demo_api.exchanges import Slug, Symbol, is_listed
 
 router = APIRouter(prefix="/ohlcv/{exchange}/{symbol}", tags=["ohlcv"])
 
@@ -19,8 +19,8 @@ MINUTE = timedelta(minutes=1)
 _LONGEST_RANGE = timedelta(days=7)
 _MOST_CANDLES = 1000
 
-Price = Annotated[Decimal, Field(gt=0, max_digits=20, decimal_places=8)]
-Amount = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=8)]
+Positive = Annotated[Decimal, Field(gt=0, max_digits=20, decimal_places=8)]
+NonNegative = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=8)]
 
 
 class Timeframe(StrEnum):
@@ -42,11 +42,11 @@ class Candle(BaseModel):
     """What happened to a price from `opened_at` on."""
 
     opened_at: AwareDatetime
-    open: Price
-    high: Price
-    low: Price
-    close: Price
-    volume: Amount
+    open: Positive
+    high: Positive
+    low: Positive
+    close: Positive
+    volume: NonNegative
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -63,7 +63,7 @@ class NewCandles(BaseModel):
     @model_validator(mode="after")
     def _on_the_minute(self) -> Self:
         for candle in self.candles:
-            if candle.opened_at.second or candle.opened_at.microsecond:
+            if not _is_minute(candle.opened_at):
                 raise ValueError(f"{candle.opened_at.isoformat()} is not on the minute")
         return self
 
@@ -87,18 +87,18 @@ class Gap(BaseModel):
 class Market(BaseModel):
     """A symbol at an exchange."""
 
-    exchange: str
-    symbol: str
+    exchange: Slug
+    symbol: Symbol
 
 
 class Range(BaseModel):
-    """A stretch of time; its end is not part of it."""
+    """A stretch of whole minutes; its end is not part of it."""
 
     start: datetime
     end: datetime
 
 
-async def _market(exchange: str, symbol: str, orm: Orm, _: CurrentUser) -> Market:
+async def _market(exchange: Slug, symbol: Symbol, orm: Orm, _: CurrentUser) -> Market:
     if not await is_listed(orm, exchange, symbol):
         raise HTTPException(HTTPStatus.NOT_FOUND, f"{symbol} is not traded at {exchange}")
     return Market(exchange=exchange, symbol=symbol)
@@ -107,12 +107,16 @@ async def _market(exchange: str, symbol: str, orm: Orm, _: CurrentUser) -> Marke
 def _range(
     start: Annotated[AwareDatetime, Query()], end: Annotated[AwareDatetime, Query()]
 ) -> Range:
-    if not timedelta() < end - start <= _LONGEST_RANGE:
+    if not timedelta() < end - start <= _LONGEST_RANGE or not _is_minute(start, end):
         raise HTTPException(
             HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"end comes after start, by at most {_LONGEST_RANGE.days} days",
+            f"end comes after start, by at most {_LONGEST_RANGE.days} days; both are on the minute",
         )
     return Range(start=start, end=end)
+
+
+def _is_minute(*moments: datetime) -> bool:
+    return not any(moment.second or moment.microsecond for moment in moments)
 
 
 KnownMarket = Annotated[Market, Depends(_market)]

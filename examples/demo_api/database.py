@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import asyncpg
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
+from pydantic import Field
 
 from demo_api.settings import settings
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
 else:  # only the stubs know that it has a parameter
     Pool = asyncpg.Pool
+
+# What a bigint holds, and what a text does, which may contain any character but NUL.
+Id = Annotated[int, Field(ge=1, lt=2**63)]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
 
 _MOST_CONNECTIONS = 4
 _ANSWER_SECONDS = 2.0

@@ -9,14 +9,13 @@ from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, Field
 
 from demo_api.access import Admin, CurrentUser
-from demo_api.database import Orm, Pool
+from demo_api.database import Name, Orm, Pool
 from demo_api.paging import Page, Paging, fetch_page
 
 router = APIRouter(prefix="/exchanges", tags=["exchanges"])
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9_-]{2,63}$")]
 Symbol = Annotated[str, Field(pattern=r"^[A-Z0-9]+-[A-Z0-9]+$", max_length=30)]
-Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Kind(StrEnum):
@@ -69,7 +68,7 @@ async def list_exchanges(
 
 
 @router.get("/{slug}")
-async def read_exchange(slug: str, orm: Orm, _: CurrentUser) -> ExchangeDetails:
+async def read_exchange(slug: Slug, orm: Orm, _: CurrentUser) -> ExchangeDetails:
     """Show an exchange with its symbols."""
     row = await orm.fetchrow(
         """
@@ -102,7 +101,7 @@ async def add_exchange(new: ExchangeDetails, orm: Orm, user: Admin) -> ExchangeD
 
 @router.patch("/{slug}")
 async def update_exchange(
-    slug: str, change: ExchangeChange, orm: Orm, user: Admin
+    slug: Slug, change: ExchangeChange, orm: Orm, user: Admin
 ) -> ExchangeDetails:
     """Rename an exchange, open or close it, and add symbols."""
     async with orm.acquire() as connection, connection.transaction():

@@ -27,7 +27,8 @@ class Page(BaseModel, Generic[_T]):
 
 
 def _slice(
-    limit: Annotated[int, Query(ge=1, le=100)] = 20, offset: Annotated[int, Query(ge=0)] = 0
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    offset: Annotated[int, Query(ge=0, lt=2**63)] = 0,
 ) -> Slice:
     return Slice(limit=limit, offset=offset)
 
@@ -40,8 +41,9 @@ async def fetch_page(
 ) -> Page[_T]:
     """Run a SELECT for one part of what it gives; `order` is what follows ORDER BY."""
     total = await pool.fetchval(f"SELECT count(*) FROM ({query}) AS everything", *values)
+    limit, offset = f"${len(values) + 1}", f"${len(values) + 2}"
     rows = await pool.fetch(
-        f"{query} ORDER BY {order} LIMIT {part.limit:d} OFFSET {part.offset:d}", *values
+        f"{query} ORDER BY {order} LIMIT {limit} OFFSET {offset}", *values, part.limit, part.offset
     )
     return Page(
         items=[model(**row) for row in rows], total=total, limit=part.limit, offset=part.offset

@@ -8,8 +8,8 @@ from http import HTTPStatus
 from fastapi import APIRouter, HTTPException
 from pydantic import AwareDatetime, BaseModel, Field
 
-from demo_api.access import CurrentUser, Role, User, Writer
-from demo_api.candles import Amount, Price
+from demo_api.access import CurrentUser, Writer, whose
+from demo_api.candles import NonNegative, Positive
 from demo_api.database import Ohlcv, Orm
 from demo_api.exchanges import Slug, Symbol, is_listed
 from demo_api.paging import Page, Paging, fetch_page
@@ -33,9 +33,9 @@ class NewTrade(BaseModel):
     exchange: Slug
     symbol: Symbol
     side: Side
-    price: Price
-    amount: Price
-    fee: Amount = Decimal(0)
+    price: Positive
+    amount: Positive
+    fee: NonNegative = Decimal(0)
     executed_at: AwareDatetime
 
 
@@ -102,7 +102,7 @@ async def list_trades(
 ) -> Page[Trade]:
     """List trades, the newest first."""
     query = f"SELECT {_COLUMNS} FROM trades WHERE {_THEIRS} AND ($3::text IS NULL OR symbol = $3)"
-    values = (*_who(user), symbol)
+    values = (*whose(user), symbol)
     order = "executed_at DESC, id DESC"
     return await fetch_page(ohlcv, Trade, query, *values, order=order, part=paging)
 
@@ -129,10 +129,6 @@ async def analyse_trades(ohlcv: Ohlcv, user: CurrentUser) -> list[Analysis]:
             )) AS realised_pnl
         FROM per_symbol ORDER BY symbol
         """,
-        *_who(user),
+        *whose(user),
     )
     return [Analysis(**row) for row in rows]
-
-
-def _who(user: User) -> tuple[int, bool]:
-    return user.id, user.role is Role.ADMIN

@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException
 from pydantic import AfterValidator, BaseModel, Field
 
 from demo_api.access import Admin, CurrentUser, Role, User, unauthorized
-from demo_api.database import Orm, Pool
+from demo_api.database import Id, Name, Orm, Pool
 from demo_api.paging import Page, Paging, fetch_page
 from demo_api.security import create_token, hash_password, utc_now, verify_password
 from demo_api.settings import settings
@@ -18,10 +18,11 @@ router = APIRouter(tags=["users"])
 _NOBODY = hash_password("nobody has this password")
 
 Email = Annotated[
-    str, Field(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", max_length=254), AfterValidator(str.lower)
+    str,
+    Field(pattern=r"^[^@\s\x00]+@[^@\s\x00]+\.[^@\s\x00]+$", max_length=254),
+    AfterValidator(str.lower),
 ]
 Password = Annotated[str, Field(min_length=8, max_length=256)]
-Name = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class Credentials(BaseModel):
@@ -101,14 +102,14 @@ async def list_users(orm: Orm, paging: Paging, _: Admin) -> Page[User]:
 
 
 @router.get("/users/{user_id}")
-async def read_user(user_id: int, orm: Orm, _: Admin) -> User:
+async def read_user(user_id: Id, orm: Orm, _: Admin) -> User:
     """Show a user."""
     query = "SELECT id, email, name, role FROM users WHERE id = $1"
     return await _one(orm, query, user_id)
 
 
 @router.patch("/users/{user_id}")
-async def update_user(user_id: int, change: UserChange, orm: Orm, _: Admin) -> User:
+async def update_user(user_id: Id, change: UserChange, orm: Orm, _: Admin) -> User:
     """Change a user's name or role."""
     query = (
         "UPDATE users SET name = coalesce($2, name), role = coalesce($3, role) WHERE id = $1"
@@ -118,7 +119,7 @@ async def update_user(user_id: int, change: UserChange, orm: Orm, _: Admin) -> U
 
 
 @router.delete("/users/{user_id}", status_code=HTTPStatus.NO_CONTENT)
-async def delete_user(user_id: int, orm: Orm, _: Admin) -> None:
+async def delete_user(user_id: Id, orm: Orm, _: Admin) -> None:
     """Delete a user, with the bots that are theirs."""
     await _one(orm, "DELETE FROM users WHERE id = $1 RETURNING id, email, name, role", user_id)
 
