@@ -99,9 +99,11 @@ async def try_nonsense(socket: ClientConnection) -> None:
     with step("something that is not subscribed"):
         error = await ask(socket, {"type": "unsubscribe", **MARKET_OF_TICKS}, "error")
         check(error["code"], "not-subscribed")
-    with step("something else"):
+    with step("something else, and what is not even text"):
         error = await ask(socket, {"type": "sing"}, "error")
         check(error["code"], "bad-request")
+        await socket.send(b"\0")
+        check((await receive(socket))["code"], "bad-request")
 
 
 async def ask(socket: ClientConnection, message: dict[str, str], expected: str) -> dict[str, Any]:

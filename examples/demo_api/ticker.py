@@ -58,7 +58,7 @@ async def ticker(websocket: WebSocket) -> None:
     opened = databases(websocket)
     try:
         login = Login.model_validate_json(
-            await asyncio.wait_for(websocket.receive_text(), _LOGIN_SECONDS)
+            await asyncio.wait_for(_receive(websocket), _LOGIN_SECONDS)
         )
         user = await user_of_token(login.token, opened.orm)
     except WebSocketDisconnect:
@@ -80,16 +80,14 @@ class _Connection:
 
     async def serve(self) -> None:
         try:
-            while True:
-                await self._answer(await self._websocket.receive_text())
-        except WebSocketDisconnect:
+            # Whatever goes wrong in one of its tasks ends the connection, and the client knows.
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    await self._answer(await _receive(self._websocket), tasks)
+        except* WebSocketDisconnect:
             pass
-        finally:
-            for task in self._subscriptions.values():
-                task.cancel()
-            await asyncio.gather(*self._subscriptions.values(), return_exceptions=True)
 
-    async def _answer(self, text: str) -> None:
+    async def _answer(self, text: str, tasks: asyncio.TaskGroup) -> None:
         try:
             request = _REQUEST.validate_json(text)
         except ValidationError:
@@ -111,7 +109,7 @@ class _Connection:
             )
         else:
             await self._send("subscribed", request)
-            self._subscriptions[market] = asyncio.create_task(self._follow(request))
+            self._subscriptions[market] = tasks.create_task(self._follow(request))
 
     async def _follow(self, request: Subscribe) -> None:
         sequence = 0
@@ -135,3 +133,11 @@ class _Connection:
     async def _send(self, kind: str, market: Market, **more: object) -> None:
         message = {"type": kind, "exchange": market.exchange, "symbol": market.symbol, **more}
         await self._websocket.send_json(message)
+
+
+async def _receive(websocket: WebSocket) -> str:
+    """Give the next message; one that is no text makes as little sense as an empty one."""
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message["code"])
+    return message.get("text") or ""
