@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from e2e_runner import rundir
-from e2e_runner.engine import new_run_id
 from e2e_runner.errors import SetupError
 from e2e_runner.model import Containment
 from e2e_runner.rundir import RunDir
@@ -34,7 +33,7 @@ async def supervised(
 
     `wanted` is the tier, None for the best that can be had. Raises SetupError.
     """
-    with rundir.open_run(state, new_run_id(time.time())) as run_dir:
+    with rundir.open_run(state, rundir.new_run_id(time.time())) as run_dir:
         async with Supervisor.open(
             spawner,
             wanted=wanted,

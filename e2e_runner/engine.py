@@ -52,16 +52,6 @@ _JOBS = 1  # lanes; each example has the machine to itself until isolation exist
 _INTERNAL = "e2e-run itself failed"
 
 
-def new_run_id(now: float) -> str:
-    """Make an identifier that sorts by time; `now` is in seconds since the epoch.
-
-    The oldest runs are removed by this order, so it has to hold within a second too.
-    """
-    microseconds = int(now % 1 * 1_000_000)
-    second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-    return f"{second}-{microseconds:05x}{os.urandom(1).hex()[0]}"
-
-
 async def run_plan(
     plan: Plan,
     run: RunSettings,
@@ -117,7 +107,7 @@ class _Engine:
     def nothing_selected(self) -> int:
         """Tell of a run that has nothing to do, and leave no trace of it."""
         started = time.time()
-        info = self._info(new_run_id(started), started, processes=None, notes=())
+        info = self._info(rundir.new_run_id(started), started, processes=None, notes=())
         self._emit(RunStarted(at=self._at(), run=info, plan=self._plan))
         code = exit_code(self._counts, strict=self._run.strict, selected=0)
         self._emit(RunFinished(at=self._at(), exit_code=code, interrupted=False))
@@ -126,7 +116,7 @@ class _Engine:
     def not_set_up(self, error: SetupError) -> None:
         """Tell the reports of a run that came to nothing; the error itself is the caller's."""
         started = time.time()
-        info = self._info(new_run_id(started), started, processes=None, notes=())
+        info = self._info(rundir.new_run_id(started), started, processes=None, notes=())
         self._emit(RunStarted(at=self._at(), run=info, plan=self._plan))
         for example in self._plan.examples:
             self._finish(self._unstarted(example, Status.NOT_RUN, error.message))
@@ -149,7 +139,9 @@ class _Engine:
                 reclaim_cgroup(dead.cgroup, dead.id)
             rundir.forget(self._run.state_dir, dead)
         with contextlib.ExitStack() as stack:
-            run_dir = stack.enter_context(rundir.open_run(self._run.state_dir, new_run_id(started)))
+            run_dir = stack.enter_context(
+                rundir.open_run(self._run.state_dir, rundir.new_run_id(started))
+            )
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             stack.callback(os.close, null)
             async with Supervisor.open(

@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,16 @@ class RunDir:
         file = self.folder.joinpath(*parts[:-1], parts[-1] + suffix)
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
+
+
+def new_run_id(now: float) -> str:
+    """Make an identifier that sorts by time; `now` is in seconds since the epoch.
+
+    The oldest runs are removed by this order, so it has to hold within a second too.
+    """
+    microseconds = int(now % 1 * 1_000_000)
+    second = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+    return f"{second}-{microseconds:05x}{os.urandom(1).hex()[0]}"
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from e2e_runner.config import resolve
 from e2e_runner.discovery import make_plan
-from e2e_runner.engine import new_run_id, run_plan
+from e2e_runner.engine import run_plan
 from e2e_runner.events import (
     Event,
     ExampleFinished,
@@ -169,10 +169,3 @@ def test_a_run_sees_to_the_remains_of_a_dead_one(root: Path) -> None:
     assert not any(isinstance(event, Warned) for event in events)
     assert dead_runs(state) == ()
     assert not dead.scratch.exists()
-
-
-def test_ids_of_runs_sort_by_time() -> None:
-    ids = [new_run_id(now) for now in (0.0, 0.25, 0.251, 1.0, 86_400.0, 1_700_000_000.0)]
-    assert ids == sorted(ids)
-    assert ids[0].startswith("19700101-000000-")
-    assert len(set(ids)) == 6

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2e_runner.errors import SetupError
-from e2e_runner.rundir import dead_runs, forget, is_live, open_run, prune
+from e2e_runner.rundir import dead_runs, forget, is_live, new_run_id, open_run, prune
 from e2e_runner.trees import MARK
 
 
@@ -207,3 +207,10 @@ def test_a_state_folder_that_somebody_removed_meanwhile_is_no_trouble(tmp_path: 
     with open_run(tmp_path / ".e2e-run", "1") as run:
         shutil.rmtree(tmp_path / ".e2e-run")
     assert not run.scratch.exists()
+
+
+def test_ids_of_runs_sort_by_time() -> None:
+    ids = [new_run_id(now) for now in (0.0, 0.25, 0.251, 1.0, 86_400.0, 1_700_000_000.0)]
+    assert ids == sorted(ids)
+    assert ids[0].startswith("19700101-000000-")
+    assert len(set(ids)) == 6
