@@ -161,9 +161,14 @@ def test_an_assertion_says_it_in_its_own_words(wait: Wait) -> None:
 
 
 def test_only_the_last_try_counts(wait: Wait) -> None:
-    with pytest.raises(NotInTime, match="the last try gave None") as caught:
-        wait(Answers(ValueError("no"), None), timeout=1)
+    with pytest.raises(NotInTime, match=r"the last try gave 0$") as caught:
+        wait(Answers(ValueError("no"), 0), timeout=1)
     assert caught.value.__cause__ is None
+
+
+def test_a_function_that_only_checks_is_told_to_return_something(wait: Wait) -> None:
+    with pytest.raises(NotInTime, match=r"gave None \(return something true once it is so\)$"):
+        wait(Answers(AssertionError("3 of 5 rows"), None), timeout=1)
 
 
 def test_no_time_is_one_try(wait: Wait) -> None:

@@ -55,7 +55,7 @@ def wait_until(
 
     A plain function is called at once, and blocks; for one that is ``async``, or gives an awaitable,
     the result is to be awaited. An exception means "not yet": ``raise AssertionError("3 of 5 rows")``,
-    an ``assert`` or `check` says what is missing.
+    an ``assert`` or `check` says what is missing, with a ``return True`` behind it.
 
     It tries for `timeout` seconds, with pauses of `every` seconds, once more at the end of that, and
     with a `timeout` of 0 only once. An asynchronous try that does not answer is broken off at the
@@ -143,6 +143,8 @@ class _Wait:
     def was_false(self, value: object) -> float | None:
         """Take note of a try that gave nothing; give the seconds to pause, or None for the end."""
         self._seen = f"the last try gave {one_line(shown(value, _LONGEST_VALUE))}"
+        if value is None:  # of a function that checks, and has nothing to return
+            self._seen += " (return something true once it is so)"
         return self._pause()
 
     def failed(self, error: Exception) -> float | None:
