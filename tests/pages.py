@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from harness import REPOSITORY
 
 # <!-- not run: REASON --> before a block says why it is not run here, <!-- file: NAME --> that the block
 # is saved under that name, <!-- signature: NAME --> that it is generated.
