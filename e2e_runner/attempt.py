@@ -18,7 +18,7 @@ from typing import Any
 from e2e_runner import logs, ports, text
 from e2e_runner.databases import Grant, NoDatabase
 from e2e_runner.events import Event, OutputWritten, Phase, PhaseChanged, Warned
-from e2e_runner.hints import HintFacts, Rule, diagnose
+from e2e_runner.hints import HintFacts, Rule, diagnose, leak_advice, timeout_advice
 from e2e_runner.model import (
     Example,
     Leak,
@@ -412,6 +412,7 @@ class Attempt:
         self._phase(Phase.KILLING, text.plural(len(leaks), "leftover"))
         if not await script.kill():
             self._warn("Something that it left behind withstood SIGKILL.")
+            return [_kept(leak) for leak in leaks]
         return leaks
 
     # --- the verdict ---------------------------------------------------------------------------
@@ -438,6 +439,11 @@ class Attempt:
             self._hints.extend(diagnosis.hints)
             if diagnosis.cause == PORT_IN_USE:
                 self._hints.extend(self._ports.name_owners(diagnosis.details.get("port")))
+        if status is Status.LEAKED:
+            self._hints.extend(leak_advice(facts.leaks))
+        if cause == "time-limit" and facts.step is not None:
+            # First: a script in a step waits for something, even where it listens meanwhile.
+            self._hints.insert(0, timeout_advice(self.example.path, facts.timeout))
         story = self._narration.end(facts.elapsed, ended_well=ended_well(facts))
         return Result(
             path=self.example.path,
@@ -541,6 +547,13 @@ def _from(cwd: Path, word: str, root: Path) -> str:
         return word
     relative = os.path.relpath(path, cwd)
     return f"./{relative}" if relative.startswith("-") else relative
+
+
+def _kept(leak: Leak) -> Leak:
+    """Say of a process that it may be still there."""
+    if isinstance(leak, LeakedProcess):
+        return replace(leak, kept="something withstood SIGKILL")
+    return leak
 
 
 def _probe_of(found: tuple[int, ...]) -> Probe | None:

@@ -1,21 +1,22 @@
 """Causes and advice: what a failed example's output says about why, by the rules of ``rules.toml``.
 
 Only the end of the output counts. An error that a script handled long before it failed is history;
-what it died of stands in its last traceback or in its last lines.
+what it died of stands in its last traceback or in its last lines. What was left behind, and a step that
+took too long, have advice of their own.
 """
 
 import functools
 import re
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from e2e_runner.errors import ConfigError
-from e2e_runner.model import Status
-from e2e_runner.text import one_line, shorten, strip_ansi
+from e2e_runner.model import Leak, LeakedDatabase, Status
+from e2e_runner.text import limit, one_line, shorten, strip_ansi
 
 RULES_FILE = Path(__file__).with_name("rules.toml")
 
@@ -127,6 +128,43 @@ def diagnose(rules: tuple[Rule, ...], facts: HintFacts) -> Diagnosis:
             cause, (_, details) = next(iter(found.items()))
             return Diagnosis(cause=cause, hints=tuple(hints)[:_MOST_HINTS], details=details)
     return Diagnosis(cause=None)
+
+
+def leak_advice(leaks: Collection[Leak]) -> list[str]:
+    """Advise on what an example left behind, a sentence for each kind.
+
+    >>> leak_advice([])
+    []
+    """
+    databases = [leak for leak in leaks if isinstance(leak, LeakedDatabase)]
+    advice = []
+    if databases:
+        it = "it" if len(databases) == 1 else "them"
+        advice.append(
+            f"Drop {it} in `finally`, or have `e2e_runner.kit.databases` make {it}: it drops what it"
+            " made, however its block ends."
+        )
+    if len(databases) < len(leaks):
+        advice.append(
+            "Stop what the script starts in `finally`, or start it by"
+            " `e2e_runner.kit.serve_command`: it stops the server, however its block ends."
+        )
+    return advice
+
+
+def timeout_advice(path: str, timeout: float) -> str:
+    """Advise on an example that was in a step when its time was over.
+
+    >>> timeout_advice("examples/load.sh", 3)
+    'Give what it waits for there a limit of its own, or raise `timeout` (3s) in its metadata.'
+    """
+    means = ""
+    if path.endswith(".py"):
+        means = " (`wait_until(..., timeout=...)` of e2e_runner.kit, `asyncio.timeout(...)`)"
+    return (
+        f"Give what it waits for there a limit of its own{means}, or raise `timeout`"
+        f" ({limit(timeout)}) in its metadata."
+    )
 
 
 def read_ending(output: str) -> Ending:

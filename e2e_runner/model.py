@@ -368,11 +368,12 @@ class Exit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeakedProcess:
-    """A process that outlived its script."""
+    """A process that outlived its script. `kept` says why it may be still there, else it was killed."""
 
     pid: int | None  # None: it ended and started anew at each look, as a fork bomb does
     command: str
     ports: tuple[int, ...] = ()
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 from e2e_runner import hints
 from e2e_runner.errors import ConfigError
-from e2e_runner.hints import Diagnosis, HintFacts, diagnose, load_rules, read_ending
-from e2e_runner.model import Status
+from e2e_runner.hints import (
+    Diagnosis,
+    HintFacts,
+    diagnose,
+    leak_advice,
+    load_rules,
+    read_ending,
+    timeout_advice,
+)
+from e2e_runner.model import Leak, LeakedDatabase, LeakedPort, LeakedProcess, Status
 
 OUTPUTS = Path(__file__).parent / "data" / "outputs"
 FAILING = sorted(file for file in OUTPUTS.glob("*/*.txt") if file.parent.name != "passing")
@@ -176,6 +184,31 @@ def test_every_rule_holds_for_a_real_output() -> None:
 )
 def test_the_advice_names_what_was_found(name: str, advice: str) -> None:
     assert _diagnose(_saved(name)).hints[0] == advice
+
+
+@pytest.mark.parametrize(
+    ("leaks", "beginnings"),
+    [
+        ([LeakedDatabase(name="a")], ["Drop it in `finally`"]),
+        ([LeakedDatabase(name="a"), LeakedDatabase(name="b")], ["Drop them in `finally`"]),
+        ([LeakedPort(port=1)], ["Stop what the script starts in `finally`"]),
+        (
+            [LeakedProcess(pid=1, command="x"), LeakedPort(port=1), LeakedDatabase(name="a")],
+            ["Drop it in `finally`", "Stop what the script starts in `finally`"],
+        ),
+    ],
+)
+def test_each_kind_that_was_left_behind_has_one_advice(
+    leaks: list[Leak], beginnings: list[str]
+) -> None:
+    advice = leak_advice(leaks)
+    assert [each.partition(",")[0] for each in advice] == beginnings
+
+
+def test_the_advice_on_a_timeout_names_what_the_language_has() -> None:
+    assert "`asyncio.timeout(...)`" in timeout_advice("examples/a.py", 90)
+    assert "asyncio" not in timeout_advice("examples/a.sh", 90)
+    assert "`timeout` (90s)" in timeout_advice("examples/a.sh", 90)
 
 
 def test_the_port_that_was_in_use_is_a_detail() -> None:

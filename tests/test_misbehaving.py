@@ -90,12 +90,18 @@ def test_each_is_found_out_and_nothing_is_left(suite: Suite) -> None:
     assert re.fullmatch(r"candle_archive_e2e_\d{8}_\d{6}_[0-9a-f]{6}_[0-9a-f]{6}", database["name"])
     assert told[DATABASE]["reason"] == f"left behind: database {database['name']}"
     assert told[DATABASE]["metrics"] == {"candles archived": 705}
+    (advice,) = told[DATABASE]["hints"]
+    assert advice.startswith("Drop it in `finally`, or have `e2e_runner.kit.databases` make it")
+    assert f"Left behind: database {database['name']}: dropped\n" in first.stdout
 
     process, port = told[SERVER]["leaks"]
     assert process["command"].endswith(" -m http.server 8000 --bind 127.0.0.1")
     assert (process["ports"], port["port"]) == ([8000], 8000)
     assert told[SERVER]["reason"] == f"left behind: process {process['pid']}, port 8000"
     assert not psutil.pid_exists(process["pid"])
+    (advice,) = told[SERVER]["hints"]
+    assert advice.startswith("Stop what the script starts in `finally`")
+    assert "listening on port 8000: killed\n" in first.stdout
 
     assert told[RETRY]["cause"] == "assertion"
     assert told[RETRY]["reason"] == 'exit code 1 in step "get the rates of the day"'
@@ -105,6 +111,12 @@ def test_each_is_found_out_and_nothing_is_left(suite: Suite) -> None:
         r'timed out after 3s in step "wait for the news" \(for \d+\.?\d*m?s\)',
         told[FOREVER]["reason"],
     )
+    (advice,) = told[FOREVER]["hints"]
+    assert advice.startswith("Give what it waits for there a limit of its own (`wait_until(")
+    assert advice.endswith("or raise `timeout` (3s) in its metadata.")
+    summary = first.stdout.partition("Example Results Summary")[2]
+    assert '  in "wait for the news"\n' in summary
+    assert '  unique-violation in "sign up Tina":' in summary
     assert outcomes(told[FOREVER]) == [
         ("listen for fills", "ok"),
         ("fill the order", "ok"),

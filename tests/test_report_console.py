@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_history import RUN, history, play, settings
+from report_history import ROOT, RUN, history, play, settings
 
 from e2e_runner import text
 from e2e_runner.config import resolve
@@ -48,7 +48,7 @@ from e2e_runner.model import (
     StepOutcome,
 )
 from e2e_runner.report import make_reporters
-from e2e_runner.report.layout import cut, details, header, passive_files, wrap
+from e2e_runner.report.layout import cut, details, finished, header, passive_files, wrap
 from e2e_runner.report.live import LiveRegion
 from e2e_runner.report.region import region
 from e2e_runner.report.sink import Sink
@@ -125,8 +125,8 @@ warning: examples/d.py: port 8000 is taken
   By hand: python examples/b.py
 
 ! leaked  examples/c.py  (2.00s)
-  Left behind: process 7 (sleep 60)
-  Left behind: port 8000
+  Left behind: process 7 (sleep 60): killed
+  Left behind: port 8000: still taken
   By hand: python examples/c.py
 
 ✗ blocked  examples/d.py  (port-in-use)
@@ -134,10 +134,10 @@ warning: examples/d.py: port 8000 is taken
 
 Example Results Summary
 Example         Status      Time  Note
-──────────────  ─────────  ─────  ─────────────────────────────────
+──────────────  ─────────  ─────  ────────────────────
 examples/a.py   ✓ passed   1.93s
-examples/b.py   ✗ failed   420ms  missing-module: exit code 1
-examples/c.py   ! leaked   2.00s  left behind: process 7, port 8000
+examples/b.py   ✗ failed   420ms  missing-module
+examples/c.py   ! leaked   2.00s  process 7, port 8000
 examples/d.py   ✗ blocked         port 8000 is taken
 examples/ws.py  - skipped         tag websocket
 
@@ -215,6 +215,7 @@ def test_quiet_shows_only_what_is_not_ok_and_the_totals() -> None:
 
 ✗ blocked  examples/d.py  (port-in-use)
   port 8000 is taken
+
 1 passed, 1 leaked, 1 blocked in 3.00s
 """
     )
@@ -312,7 +313,7 @@ def test_steps_fit_into_a_terminal() -> None:
         happened_in=1,
     )
     for width in (40, 80, 120):
-        found = details(long, width=width, strict=False, with_output=True)
+        found = details(long, width=width, strict=False, with_output=True, root=ROOT)
         lines = [paint(line, color=False) for line in found]
         shown = lines[lines.index("  Steps:") + 1 :][:2]
         assert [text.cell_width(line) <= width for line in shown] == [True, True]
@@ -455,11 +456,14 @@ def test_a_leaked_database_is_named_with_what_is_in_doubt() -> None:
     )
     result = replace(LEAKED, leaks=(sure, doubtful), notes=())
     said = say(history([result]))
-    assert "  Left behind: database fullon2_test_1, owned by test_e2e_1_r3\n" in said
+    assert "  Left behind: database fullon2_test_1, owned by test_e2e_1_r3; dropped\n" in said
     assert (
         "  Left behind: database a\\nb; appeared while it ran; "
         "not dropped: no pattern matches it\n" in said
     )
+    # Those of one that failed may be kept, which its notes say.
+    failed = replace(result, status=Status.FAILED, cause="exit", reason="exit code 1")
+    assert "owned by test_e2e_1_r3\n" in say(history([failed]))
 
 
 def test_a_lost_report_is_told() -> None:
@@ -563,7 +567,7 @@ def lines_of_table(state: RunState) -> list[str]:
 def test_a_long_table_shows_what_needs_attention() -> None:
     state = play(history([*many(MOST_ROWS), FAILED]), [])
     assert lines_of_table(state)[3:] == [
-        "examples/b.py  ✗ failed   420ms  missing-module: exit code 1",
+        "examples/b.py  ✗ failed   420ms  missing-module",
         f"… and {MOST_ROWS} that passed, not listed",
     ]
     assert len(lines_of_table(play(history(many(MOST_ROWS)), []))) == MOST_ROWS + 3
@@ -572,11 +576,12 @@ def test_a_long_table_shows_what_needs_attention() -> None:
 @pytest.mark.parametrize(
     ("status", "cause", "reason", "note"),
     [
-        (Status.FAILED, "dns", "exit code 1", "dns: exit code 1"),
-        (Status.TIMEOUT, "database", "timed out after 60s", "database: timed out after 60s"),
+        (Status.FAILED, "dns", "exit code 1", "dns"),
+        (Status.FAILED, "dns", "exit code 3", "dns: exit code 3"),
+        (Status.TIMEOUT, "database", "timed out after 60s", "database: after 60s"),
         (Status.FAILED, "exit", "exit code 1", "exit code 1"),
         (Status.FAILED, "signal", "killed by SIGKILL (signal 9)", "killed by SIGKILL (signal 9)"),
-        (Status.TIMEOUT, "time-limit", "timed out after 60s", "timed out after 60s"),
+        (Status.TIMEOUT, "time-limit", "timed out after 60s", "after 60s"),
         (Status.FAILED, None, "exit code 1", "exit code 1"),
         (Status.BLOCKED, "port-in-use", "port 8000 is taken", "port 8000 is taken"),
         (Status.NOT_RUN, None, "the run was ended by SIGINT", "ended by SIGINT"),
@@ -607,7 +612,7 @@ def test_the_note_names_a_cause_that_tells_more_than_the_reason(
                     Metric(name="id\x1b", value="a\nb"),
                 ),
             ),
-            "orders: 12,345, ratio: 0.123457, ok: yes, id\\x…",
+            "orders: 12,345, ratio: 0.123457, ok: yes, id\\x1b: a b",
         ),
         (
             replace(
@@ -634,7 +639,7 @@ def test_the_note_names_a_cause_that_tells_more_than_the_reason(
                 reason="left behind: port 8000",
                 metrics=(Metric(name="n", value=1),),
             ),
-            "left behind: port 8000; n: 1",
+            "port 8000; n: 1",
         ),
         (
             replace(
@@ -653,6 +658,126 @@ def test_the_note_of_what_ended_well_goes_on_with_what_it_told(result: Result, n
     row = lines_of_table(play(history([result]), []))[3]
     assert text.cell_width(row) <= 80
     assert row.partition(text.duration(1.93))[2].strip() == note
+
+
+TRACEBACK = """\
+Traceback (most recent call last):
+  File "/project/examples/b.py", line 1, in <module>
+    wait()
+{error}
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "reason", "more", "note"),
+    [
+        (
+            Status.TIMEOUT,
+            "time-limit",
+            'timed out after 3s in step "wait for the news" (for 2.82s)',
+            {"happened_in": 0, "steps": (step("wait for the news", 2.8, StepOutcome.UNFINISHED),)},
+            'in "wait for the news"',
+        ),
+        (
+            Status.TIMEOUT,
+            "ignored-sigterm",
+            'still running after 3s in step "a" (for 2.82s); ignored SIGTERM for 5s, killed',
+            {"happened_in": 0, "steps": (step("a", 2.8, StepOutcome.UNFINISHED),)},
+            'still running after 3s in step "a" (for 2.82s); ignor…',
+        ),
+        (
+            Status.TIMEOUT,
+            "connection-refused",
+            'timed out after 3s in step "say (in step "a")" (for 2.82s)',
+            {"happened_in": 0, "steps": (step("say", 2.8, StepOutcome.UNFINISHED),)},
+            'connection-refused in "say (in step "a")"',
+        ),
+        (
+            Status.FAILED,
+            "unique-violation",
+            'exit code 1 in step "sign up"',
+            {
+                "happened_in": 0,
+                "steps": (step("sign up", 1, StepOutcome.FAILED, error="db.Unique: key exists"),),
+            },
+            'unique-violation in "sign up": key exists',
+        ),
+        (
+            Status.FAILED,
+            "exit",
+            'exit code 1 in step "sign up"',
+            {
+                "happened_in": 0,
+                "steps": (step("sign up", 1, StepOutcome.FAILED, error="KeyError: 'a'"),),
+            },
+            "in \"sign up\": KeyError: 'a'",
+        ),
+        (
+            Status.FAILED,
+            "exit",
+            'exit code 3, expected 2, in step "a"',
+            {"happened_in": 0, "steps": (step("a", 1, StepOutcome.UNFINISHED),)},
+            'exit code 3, expected 2 in "a"',
+        ),
+        (
+            Status.FAILED,
+            "dns",
+            "exit code 1",
+            {"output_tail": TRACEBACK.format(error="socket.gaierror: [Errno -2] no such name")},
+            "dns: [Errno -2] no such name",
+        ),
+        (
+            Status.FAILED,
+            "exit",
+            "exit code 3",
+            {"output_tail": TRACEBACK.format(error="KeyError: 'a'")},
+            "exit code 3: KeyError: 'a'",
+        ),
+        (
+            Status.FAILED,
+            "exit",
+            "exit code 1",
+            {"output_tail": TRACEBACK.format(error="KeyError: 'a'") + "went on\n" * 30},
+            "exit code 1",
+        ),
+    ],
+)
+def test_the_note_in_the_table_begins_with_what_the_status_does_not_say(
+    status: Status, cause: str, reason: str, more: dict[str, Any], note: str
+) -> None:
+    result = Result(path="a.py", status=status, cause=cause, reason=reason, **more)
+    assert lines_of_table(play(history([result]), []))[3].split("  ")[-1].strip() == note
+    # The line of progress has the whole sentence.
+    assert text.one_line(reason) in say(history([result])).split("\n\n")[0]
+
+
+def test_long_paths_lose_their_folders_first() -> None:
+    long = [
+        replace(LEAKED, path=f"examples/a_folder/{name}", reason="left behind: " + "x" * 60)
+        for name in ("one/a_script_of_some_length.py", "two/a_script_of_some_length.py")
+    ]
+    rows = lines_of_table(play(history(long), []))[3:]
+    assert [row.split("  ")[0] for row in rows] == [
+        "…/one/a_script_of_some_length.py",
+        "…/two/a_script_of_some_length.py",
+    ]
+    assert {text.cell_width(row) for row in rows} == {80}
+    alone = lines_of_table(play(history([replace(long[0], reason="")]), []))[3]
+    assert alone.startswith("examples/a_folder/one/a_script_of_some_length.py  ")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_the_line_of_progress_fits_and_names_the_file(width: int) -> None:
+    result = replace(
+        LEAKED, path="examples/a_folder/a_script.py", reason="left behind: " + "x" * 60
+    )
+    line = finished(
+        result, done=1, selected=5, width=width, strict=False, folder="examples/a_folder"
+    )
+    words = paint(line, color=False)
+    assert text.cell_width(words) <= width
+    assert "a_script.py" in words or width == 40
+    assert ("…/a_script.py" in words) == (width in {60, 80, 100})
 
 
 def test_of_many_leaks_a_few_are_named() -> None:
@@ -799,7 +924,7 @@ def test_a_terminal_without_unicode() -> None:
     stream.flush()
     written = raw.getvalue().decode("ascii")
     assert "2/2  x failed   420ms  examples/b.py  missing-module: exit code 1\n" in written
-    assert "\n-------------  ---------  -----  ---------------------------\n" in written
+    assert "\n-------------  ---------  -----  --------------\n" in written
     assert "?" not in written
 
 

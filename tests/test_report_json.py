@@ -123,7 +123,13 @@ def test_the_whole_document() -> None:
         "tags": ["slow"],
         "ports": [8000],
         "leaks": [
-            {"kind": "process", "pid": 4242, "command": "uvicorn app", "ports": [8000]},
+            {
+                "kind": "process",
+                "pid": 4242,
+                "command": "uvicorn app",
+                "ports": [8000],
+                "kept": None,
+            },
             {"kind": "port", "port": 8000, "owner": "pid 4242"},
             {
                 "kind": "database",

@@ -70,7 +70,7 @@ def test_a_failure_tells_everything() -> None:
         "failed (exit)\n"
         "exit code 1\n"
         "Advice: Do this.\n"
-        "Left behind: port 8000, held by pid 7\n"
+        "Left behind: port 8000, held by pid 7: still taken\n"
         "Log: a.log\n"
         "By hand: python a.py\n"
         "Output:\n"
@@ -141,7 +141,7 @@ def test_what_leaked_and_passed_says_it_in_system_out() -> None:
     assert output.tag == "system-out"
     assert output.text is not None
     lines = output.text.split("\n")
-    assert lines[:2] == ["done", "Left behind: port 8000"]
+    assert lines[:2] == ["done", "Left behind: port 8000: still taken"]
     assert lines[-1] == "Left behind: and 290 more"
     assert len(lines) == 12
 

@@ -26,6 +26,7 @@ from e2e_runner.model import Result
 from e2e_runner.report import layout
 from e2e_runner.report.display import Details, Shown, Verbosity, shown
 from e2e_runner.report.live import LiveRegion
+from e2e_runner.report.paths import common_folder
 from e2e_runner.report.progress import progress
 from e2e_runner.report.region import region
 from e2e_runner.report.reporter import Reporter
@@ -71,6 +72,7 @@ class ConsoleReporter:
         self._environ = environ
         self._zero = 0.0  # the clock when the run started
         self._state: RunState | None = None
+        self._folder = ""  # that all examples lie in
         self._at_line_start = True
         self._terminal = Terminal(sink, make_region=self._make_region if options.live else None)
 
@@ -80,6 +82,7 @@ class ConsoleReporter:
         match event:
             case RunStarted():
                 self._zero = self._clock() - event.at
+                self._folder = common_folder(example.path for example in event.plan.examples)
                 self._start(event)
             case (
                 ExampleStarted()
@@ -129,6 +132,7 @@ class ConsoleReporter:
                 selected=state.selected,
                 width=self._options.fit,
                 strict=self._options.strict,
+                folder=self._folder,
             )
         ]
         if self._options.verbosity is Verbosity.VERBOSE:
@@ -140,21 +144,12 @@ class ConsoleReporter:
         options = self._options
         strict = options.strict
         if state.selected:
-            results = sorted(state.results.values(), key=lambda result: result.path)
-            for result in results:
-                evidence = self._shown(result).details
-                if evidence is not Details.NONE:
-                    self._say(
-                        layout.details(
-                            result,
-                            width=options.fit,
-                            strict=strict,
-                            with_output=evidence is Details.FULL,
-                        )
-                    )
+            told = self._tell_details(state)
             if options.verbosity is not Verbosity.QUIET:
                 self._say([[]])
                 self._say(table(state, width=options.width, strict=strict))
+                self._say([[]])
+            elif told:
                 self._say([[]])
             self._say([layout.totals(state, strict=strict)])
             if options.verbosity is not Verbosity.QUIET:
@@ -164,6 +159,25 @@ class ConsoleReporter:
         for reporter in self._others:
             self._say(layout.warning(problem) for problem in reporter.problems)
         self._say(layout.conclusion(state, strict=strict))
+
+    def _tell_details(self, state: RunState) -> bool:
+        """Give the evidence on each example that needs it; False when none does."""
+        options = self._options
+        told = False
+        for result in sorted(state.results.values(), key=lambda result: result.path):
+            evidence = self._shown(result).details
+            if evidence is not Details.NONE:
+                told = True
+                self._say(
+                    layout.details(
+                        result,
+                        width=options.fit,
+                        strict=options.strict,
+                        with_output=evidence is Details.FULL,
+                        root=options.root,
+                    )
+                )
+        return told
 
     def _shown(self, result: Result) -> Shown:
         return shown(

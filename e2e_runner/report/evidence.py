@@ -1,6 +1,8 @@
 """The evidence on one example, in words: what every human-readable report says about it."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import assert_never
 
 from e2e_runner import text
@@ -16,6 +18,7 @@ from e2e_runner.model import (
     StepOutcome,
 )
 from e2e_runner.report.screen import render
+from e2e_runner.report.tracebacks import Shown, fold, last_error
 from e2e_runner.verdict import JUDGED_CAUSES
 
 _OUTPUT_LINES = 20
@@ -26,6 +29,11 @@ _SHORTEST_TITLE = 12
 _BESIDE_TITLE = 24  # columns for what stands beside it
 _STEP_MARKS = {StepOutcome.OK: "✓", StepOutcome.FAILED: "✗", StepOutcome.UNFINISHED: "▸"}
 _RAN_WELL = {Status.PASSED, Status.SERVED, Status.FLAKY, Status.LEAKED}
+# What a verdict says of a script that ended, or was stopped, in a step.
+_IN_STEP = re.compile(r'(?P<how>.*?),? in step "(?P<title>.*)"(?: \(for [^()]*\))?')
+_AFTER = "timed out "
+_TYPE = re.compile(r"[A-Za-z_][\w.]*: ")
+_USUAL_FAILURE = "exit code 1"  # as every exception of Python's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +46,16 @@ class StepWords:
     outcome: StepOutcome
 
 
-def leak_words(leak: Leak) -> str:
-    """Name one thing that was left behind.
+def leak_words(leak: Leak, *, databases_dropped: bool = True) -> str:
+    """Name one thing that was left behind, and say what became of it.
+
+    `databases_dropped` says that those which nothing kept are gone: `--keep-databases` keeps the
+    servers of examples that failed.
 
     >>> leak_words(LeakedProcess(pid=7, command="uvicorn app:app", ports=(8000,)))
-    'process 7 (uvicorn app:app), listening on port 8000'
+    'process 7 (uvicorn app:app), listening on port 8000: killed'
+    >>> leak_words(LeakedDatabase(name="archive")), leak_words(LeakedPort(port=8000))
+    ('database archive: dropped', 'port 8000: still taken')
     """
     match leak:
         case LeakedProcess():
@@ -51,29 +64,38 @@ def leak_words(leak: Leak) -> str:
             if leak.ports:
                 noun = "port" if len(leak.ports) == 1 else "ports"
                 words += f", listening on {noun} {', '.join(map(str, leak.ports))}"
-            return words
+            return f"{words}: {'perhaps still there: ' + leak.kept if leak.kept else 'killed'}"
         case LeakedPort():
             owner = f", held by {text.one_line(leak.owner)}" if leak.owner else ""
-            return f"port {leak.port}{owner}"
+            return f"port {leak.port}{owner}: still taken"
         case LeakedDatabase():
             owner = f", owned by {text.one_line(leak.owner)}" if leak.owner else ""
             doubt = f"; {text.one_line(leak.doubt)}" if leak.doubt else ""
-            kept = f"; not dropped: {text.one_line(leak.kept)}" if leak.kept else ""
-            return f"database {text.one_line(leak.name)}{owner}{doubt}{kept}"
+            fate = "; dropped" if doubt or owner else ": dropped"
+            if leak.kept:
+                fate = f"; not dropped: {text.one_line(leak.kept)}"
+            elif not databases_dropped:
+                fate = ""
+            return f"database {text.one_line(leak.name)}{owner}{doubt}{fate}"
         case _:
             assert_never(leak)
 
 
-def last_lines(result: Result, *, most: int | None = _OUTPUT_LINES) -> tuple[str, list[str]]:
+def last_lines(
+    result: Result, *, most: int | None = _OUTPUT_LINES, root: Path | None = None
+) -> tuple[str, list[str]]:
     """Give the end of the output as a terminal would show it, and a heading that says what it is.
 
-    At most `most` lines; None is all that was kept. Output that a terminal would show nothing of gives no lines.
+    At most `most` lines; None is all that was kept. Output that a terminal would show nothing of gives
+    no lines. With a `root`, frames of tracebacks that lie outside this project are folded.
     """
-    lines = render(result.output_tail)
-    while lines and not lines[0]:
-        lines.pop(0)
-    earlier = 0 if most is None else max(len(lines) - most, 0)
-    lines = lines[earlier:]
+    whole = render(result.output_tail)
+    while whole and not whole[0]:
+        whole.pop(0)
+    shown = [Shown(line=line) for line in whole] if root is None else fold(whole, root)
+    left = 0 if most is None else max(len(shown) - most, 0)
+    earlier = sum(each.count for each in shown[:left])
+    lines = [each.line for each in shown[left:]]
     if not lines:
         return "It wrote no output", []
     if not earlier and not result.output_cut:
@@ -85,7 +107,8 @@ def last_lines(result: Result, *, most: int | None = _OUTPUT_LINES) -> tuple[str
     else:
         left_out = text.plural(earlier, "earlier line")
     place = "in the log" if result.log else "not shown"
-    return f"Output, its last {text.plural(len(lines), 'line')} (… {left_out} {place})", lines
+    last = text.plural(len(whole) - earlier, "line")
+    return f"Output, its last {last} (… {left_out} {place})", lines
 
 
 def facts(result: Result) -> list[tuple[str, str]]:
@@ -97,13 +120,20 @@ def facts(result: Result) -> list[tuple[str, str]]:
     names_leaks_only = result.status is Status.LEAKED and result.leaks
     if result.reason and not names_leaks_only:
         found.append(("", _safe_lines(result.reason)))
-    found += [("Advice", _safe_lines(hint)) for hint in result.hints]
+    advice = [("Advice", _safe_lines(hint)) for hint in result.hints]
+    if not names_leaks_only:
+        found += advice
     # A port is named with the process that listens on it.
     told = {port for k in result.leaks if isinstance(k, LeakedProcess) for port in k.ports}
     leaks = [k for k in result.leaks if not (isinstance(k, LeakedPort) and k.port in told)]
-    found += [("Left behind", leak_words(leak)) for leak in leaks[:_MOST_LEAKS]]
+    gone = result.status in _RAN_WELL
+    found += [
+        ("Left behind", leak_words(leak, databases_dropped=gone)) for leak in leaks[:_MOST_LEAKS]
+    ]
     if len(leaks) > _MOST_LEAKS:
         found.append(("Left behind", f"and {len(leaks) - _MOST_LEAKS:,} more"))
+    if names_leaks_only:
+        found += advice
     if failed := failed_steps(result):
         found.append(("Note", failed))
     found += [("Note", _safe_lines(note)) for note in result.notes]
@@ -167,6 +197,34 @@ def note(result: Result) -> str:
         return reason
     metrics = ", ".join(map(metric_words, result.metrics))
     return "; ".join(part for part in (reason, failed_steps(result), metrics) if part)
+
+
+def brief(result: Result) -> str:
+    """Give the note on a result where its status stands beside it: first what that does not say."""
+    if result.status is Status.LEAKED:
+        return note(result).removeprefix("left behind: ")
+    if result.status not in {Status.FAILED, Status.TIMEOUT}:
+        return note(result).removeprefix("the run was ")
+    how, title = flat(result.reason), ""
+    if result.happened_in is not None and (found := _IN_STEP.fullmatch(how)):
+        how, title = found["how"], found["title"]
+    how = "" if how == _USUAL_FAILURE or (title and how.startswith(_AFTER)) else how
+    how = how.removeprefix(_AFTER)
+    cause = "" if result.cause in {None, *JUDGED_CAUSES} else text.one_line(result.cause or "")
+    place = f'in "{title}"' if title else ""
+    error = flat(_error(result)) if result.status is Status.FAILED else ""
+    if cause:
+        error = _TYPE.sub("", error)  # the cause says as much
+    lead = " ".join(part for part in (cause or how, place) if part)
+    words = [lead, how if cause else "", error]
+    return ": ".join(part for part in words if part) or note(result)
+
+
+def _error(result: Result) -> str:
+    """Give the first line of the error that a script failed by; empty where it is not known."""
+    if result.happened_in is not None and (error := result.steps[result.happened_in].error):
+        return error
+    return last_error(render(result.output_tail))
 
 
 def failed_steps(result: Result) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from e2e_runner import text
 from e2e_runner.model import Containment, Plan, Result, RunInfo, Status, StepOutcome
 from e2e_runner.report.evidence import facts, flat, last_lines, last_steps, note, places
-from e2e_runner.report.paths import relative
+from e2e_runner.report.paths import relative, shorten_path, shortest
 from e2e_runner.report.style import Line, Span, Style
 from e2e_runner.state import RunState
 from e2e_runner.verdict import all_passed, is_bad, nothing_to_remark
@@ -126,8 +126,13 @@ def warning(message: str, path: str | None = None) -> Line:
     return [("warning: ", Style.WARN), (f"{about}{flat(message)}", Style.PLAIN)]
 
 
-def finished(result: Result, *, done: int, selected: int, width: int | None, strict: bool) -> Line:
-    """Give the one line on an example that finished, within `width` columns; None cuts nothing."""
+def finished(
+    result: Result, *, done: int, selected: int, width: int | None, strict: bool, folder: str = ""
+) -> Line:
+    """Give the one line on an example that finished, within `width` columns; None cuts nothing.
+
+    `folder` is the one that all examples of the run lie in.
+    """
     style = status_style(result.status, strict=strict)
     count = f"{done:>{len(str(selected))}}/{selected}  "
     status = f"{status_words(result.status):<{STATUS_WIDTH}}"
@@ -136,8 +141,10 @@ def finished(result: Result, *, done: int, selected: int, width: int | None, str
     reason = "" if style is Style.OK else note(result)
     if width is not None:
         room = width - len(count) - len(status) - len(time) - len(_INDENT)
-        path_room, reason_room = share(room, text.cell_width(path), text.cell_width(reason))
-        path = text.shorten(path, path_room)
+        path_room, reason_room = share(
+            room, text.cell_width(path), text.cell_width(reason), shortest(path, folder)
+        )
+        path = shorten_path(path, path_room)
         reason = cut(reason, reason_room)
     line = [(count, Style.DIM), (status, style), (time, Style.DIM), (path, Style.PLAIN)]
     return [*line, (f"{_INDENT}{reason}", style)] if reason else line
@@ -151,9 +158,12 @@ def remarks(result: Result) -> Iterator[Line]:
 
 
 def details(
-    result: Result, *, width: int | None, strict: bool, with_output: bool
+    result: Result, *, width: int | None, strict: bool, with_output: bool, root: Path
 ) -> Iterator[Line]:
-    """Give the evidence on one example. `width` None leaves long lines whole, for logs and grep."""
+    """Give the evidence on one example, of the project at `root`.
+
+    `width` None leaves long lines whole, for logs and grep.
+    """
     style = status_style(result.status, strict=strict)
     refined = ", ".join(part for part in (result.cause, took(result)) if part)
     yield []
@@ -169,7 +179,7 @@ def details(
         yield from _steps(result, width)
     # A blocked example never started, but its companion may have written why.
     if with_output and (result.attempts or result.output_tail):
-        heading, lines = last_lines(result)
+        heading, lines = last_lines(result, root=root)
         yield [(f"{_INDENT}{heading}{':' if lines else ''}", Style.DIM)]
         for line in lines:
             for row in wrap(line, None if width is None else width - len(_INDENT) - 2):
@@ -245,8 +255,14 @@ def cut(words: str, width: int) -> str:
     return f"{words[: _fitting(words, width - 1)].rstrip()}…"
 
 
-def share(room: int, example: int, note: int) -> tuple[int, int]:
-    """Share out the room: three fifths for the example; who needs less leaves the rest."""
+def share(room: int, example: int, note: int, least: int) -> tuple[int, int]:
+    """Share out the room: three fifths for the example; who needs less leaves the rest.
+
+    Before the note is cut, the example is, down to `least` columns.
+    """
+    if example + note <= room:
+        return example, note
+    example = max(room - note, min(least, example))
     if example + note <= room:
         return example, note
     most = room * 3 // 5

@@ -1,9 +1,49 @@
 """Paths as reports name them."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
+
+from e2e_runner import text
+
+_ELLIPSIS = "…/"
 
 
 def relative(file: str, root: Path) -> str:
     """Give a path as from the root where it lies below, with ``/``; others stay as they are."""
     path = Path(file)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else file
+
+
+def common_folder(paths: Iterable[str]) -> str:
+    """Give the folder that all of the relative `paths` lie in; empty where that is the root.
+
+    >>> common_folder(["examples/a.py", "examples/orm/b.py"]), common_folder(["a.py", "examples/b.py"])
+    ('examples', '')
+    """
+    folders = [path.rpartition("/")[0] for path in paths]
+    if not all(folders) or len({folder.startswith("/") for folder in folders}) != 1:
+        return ""
+    return os.path.commonpath(folders)
+
+
+def shortest(path: str, folder: str) -> int:
+    """Give the columns that a path needs where the `folder` that others share with it is left out."""
+    inside = path.removeprefix(f"{folder}/") if folder else path
+    return text.cell_width(path if inside == path else _ELLIPSIS + inside)
+
+
+def shorten_path(path: str, width: int) -> str:
+    """Cut a path to `width` columns: its leading folders first, then the middle of the file's name.
+
+    >>> [shorten_path("examples/orm/routes.py", width) for width in (22, 20, 12, 9, 8)]
+    ['examples/orm/routes.py', '…/orm/routes.py', '…/routes.py', 'routes.py', 'rou…s.py']
+    """
+    if text.cell_width(path) <= width:
+        return path
+    folders = path.split("/")
+    for first in range(1, len(folders)):
+        rest = _ELLIPSIS + "/".join(folders[first:])
+        if text.cell_width(rest) <= width:
+            return rest
+    return text.shorten(folders[-1], width)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from e2e_runner import text
 from e2e_runner.events import Phase
 from e2e_runner.model import Status
+from e2e_runner.report.paths import shorten_path
 from e2e_runner.report.style import Line, Span, Style
 from e2e_runner.state import Running, RunState
 from e2e_runner.verdict import is_bad
@@ -39,7 +40,7 @@ def _running(example: Running, *, now: float, width: int) -> Line:
     room = max(width - len(clock) - text.cell_width(doing) - 8, width // 3)
     return [
         (f"{spin} ", Style.LINK),
-        (text.shorten(text.one_line(example.path), room), Style.PLAIN),
+        (shorten_path(text.one_line(example.path), room), Style.PLAIN),
         (f"  {clock}", Style.WARN if late else Style.DIM),
         (f"  {doing}", Style.DIM),
     ]

@@ -128,6 +128,7 @@ def leak_shape(leak: Leak) -> Shape:
                 "pid": leak.pid,
                 "command": leak.command,
                 "ports": list(leak.ports),
+                "kept": leak.kept or None,
             }
         case LeakedPort():
             return {"kind": "port", "port": leak.port, "owner": leak.owner}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from e2e_runner import text
 from e2e_runner.model import Result, Status
 from e2e_runner.report.display import Verbosity, shown
-from e2e_runner.report.evidence import note
+from e2e_runner.report.evidence import brief
 from e2e_runner.report.layout import (
     STATUS_WIDTH,
     cut,
@@ -16,6 +16,7 @@ from e2e_runner.report.layout import (
     status_words,
     took,
 )
+from e2e_runner.report.paths import common_folder, shorten_path, shortest
 from e2e_runner.report.style import Line, Style
 from e2e_runner.state import RunState
 
@@ -83,14 +84,14 @@ def table(state: RunState, *, width: int, strict: bool) -> Iterator[Line]:
 
 
 def _table(results: Sequence[Result], *, width: int, strict: bool) -> Iterator[Line]:
-    cells = [
-        (text.one_line(r.path), status_words(r.status), took(r), _terse(note(r))) for r in results
-    ]
+    cells = [(text.one_line(r.path), status_words(r.status), took(r), brief(r)) for r in results]
+    folder = common_folder(row[0] for row in cells)
     time = max(len(_HEADINGS[2]), *(len(row[2]) for row in cells))
     example, rest = share(
         width - STATUS_WIDTH - time - 3 * len(_GAP),
         max(len(_HEADINGS[0]), *(text.cell_width(row[0]) for row in cells)),
         max(len(_HEADINGS[3]), *(text.cell_width(row[3]) for row in cells)),
+        max(len(_HEADINGS[0]), *(shortest(row[0], folder) for row in cells)),
     )
     rule = _GAP.join("─" * columns for columns in (example, STATUS_WIDTH, time, rest))
     yield [
@@ -108,11 +109,6 @@ def _table(results: Sequence[Result], *, width: int, strict: bool) -> Iterator[L
         ]
 
 
-def _terse(words: str) -> str:
-    """Leave out what a table needs no words for, so that the end is not what is cut."""
-    return words.removeprefix("the run was ")
-
-
 def _padded(words: str, columns: int) -> str:
-    short = text.shorten(words, columns)
+    short = shorten_path(words, columns)
     return short + " " * (columns - text.cell_width(short))
