@@ -170,6 +170,14 @@ class Project:
             if str(self.python) in _command_line(process) and is_living(process)
         ]
 
+    def cgroups(self) -> list[Path]:
+        """List those of this project's runs; other runs may be under way on this machine."""
+        own = linux.own_cgroup()
+        if own is None:
+            return []
+        runs = self.root.glob(".e2e-run/runs/*")
+        return [folder for run in runs if (folder := own / f"e2e-run-{run.name}").exists()]
+
 
 @contextlib.contextmanager
 def project(*, user: int | None = None) -> Iterator[Project]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from harness import REPOSITORY, Outcome, Project, Running, project
 
-from e2e_runner.supervise import linux
 from e2e_runner.trees import MARK
 
 PORT = 8000
@@ -84,7 +83,7 @@ class Suite:
         assert list(self.scratch.iterdir()) == []
         assert list(self.project.root.glob(".e2e-run/runs/*/.run/record.json")) == []
         assert self.folders_in_memory() == []
-        assert self.cgroups() == []
+        assert self.project.cgroups() == []
 
     def folders_in_memory(self) -> list[Path]:
         """List those with the data of servers; a mark says which run each is of."""
@@ -95,13 +94,6 @@ class Suite:
                 if root in mark.read_bytes():
                     found.append(mark.parent)
         return found
-
-    def cgroups(self) -> list[Path]:
-        own = linux.own_cgroup()
-        runs = self.project.root.glob(".e2e-run/runs/*")
-        if own is None:
-            return []
-        return [folder for run in runs if (folder := own / f"e2e-run-{run.name}").exists()]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from harness import free_port
 
 from e2e_runner.cli.ports_ import PortUse, document, ports_command, render
 from e2e_runner.errors import NothingSelected
@@ -63,11 +64,6 @@ def _ports(*args: str) -> Result:
     return CliRunner().invoke(ports_command, args)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def test_the_table_fits_80_columns() -> None:
     assert render([TAKEN, FREE, HIDDEN], now=8200.0, width=80) == (
         "PORT  STATE  PID   USER   AGE    COMMAND           USED BY\n"
@@ -121,7 +117,7 @@ def test_the_document() -> None:
 
 
 def test_the_ports_of_the_examples(project: Path, server: socket.socket) -> None:
-    port, free = server.getsockname()[1], _free_port()
+    port, free = server.getsockname()[1], free_port()
     _example(project, "a.py", port)
     _example(project, "b.py", free)
 
@@ -139,7 +135,7 @@ def test_the_ports_of_the_examples(project: Path, server: socket.socket) -> None
 
 
 def test_named_ports_are_shown_in_the_order_given(project: Path, server: socket.socket) -> None:
-    port, free = server.getsockname()[1], _free_port()
+    port, free = server.getsockname()[1], free_port()
     _example(project, "a.py", port)
     result = _ports(str(free), str(port))
     assert result.exit_code == 0

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Outcome, Project, project
+from harness import REPOSITORY, Outcome, Project, project
 from pages import (
-    REPOSITORY,
     Block,
     assert_printed,
     blocks_of,

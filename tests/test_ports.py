@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from harness import free_port
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,19 +88,14 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def test_a_free_port_is_not_taken() -> None:
-    assert taken([_free_port()]) == {}
+    assert taken([free_port()]) == {}
 
 
 def test_the_owner_of_a_taken_port_is_named(start: Start) -> None:
     before = time.time()
     process, port = start()
-    free = _free_port()
+    free = free_port()
 
     found = taken([port, free])
 
@@ -271,7 +267,7 @@ def test_a_privileged_port_is_bindable_or_refused_but_not_taken() -> None:
 
 @linux
 def test_the_look_costs_less_than_a_millisecond() -> None:
-    port = _free_port()
+    port = free_port()
     times = []
     for _ in range(50):
         begin = time.perf_counter()
@@ -377,7 +373,7 @@ def test_a_docker_proxy_is_told_as_a_container(start: Start) -> None:
 @linux
 @root
 def test_a_docker_proxy_of_root_is_found_by_its_arguments(start: Start) -> None:
-    port = _free_port()
+    port = free_port()
     options = f"-host-port {port} -container-ip 172.17.0.2 -container-port 80".split()
     process, _ = start(*options, argv0="docker-proxy", port=port)
     assert _ask_as_nobody(port) == (

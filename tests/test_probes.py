@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from harness import free_port
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,11 +66,6 @@ def _status(line: str, body: bytes = b"") -> bytes:
     return f"HTTP/1.1 {line}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def _http(answer: Answer, seconds: float) -> tuple[Ready | NotReady, str]:
     with _server(answer) as port:
         url = f"http://127.0.0.1:{port}/health"
@@ -104,7 +100,7 @@ def test_the_last_status_is_told() -> None:
 
 
 def test_nobody_listening_is_connection_refused() -> None:
-    url = f"http://127.0.0.1:{_free_port()}/"
+    url = f"http://127.0.0.1:{free_port()}/"
     result = asyncio.run(wait_ready(HttpProbe(url=url), timeout=0.3))
     assert _missing(result) == f"{url}: connection refused"
     assert result.attempts > 1
@@ -149,7 +145,7 @@ def test_a_body_that_never_ends_is_no_obstacle() -> None:
 
 def test_a_server_that_starts_while_it_is_waited_for() -> None:
     async def check() -> Ready | NotReady:
-        port = _free_port()
+        port = free_port()
         probe = HttpProbe(url=f"http://127.0.0.1:{port}/")
         refused = await wait_ready(probe, timeout=0.05)
         assert isinstance(refused, NotReady)
@@ -162,8 +158,8 @@ def test_a_server_that_starts_while_it_is_waited_for() -> None:
 
 
 def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{_free_port()}")
-    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{_free_port()}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{free_port()}")
     result, _ = _http(lambda _: _status("200 OK"), 20)
     assert isinstance(result, Ready)
 
@@ -191,13 +187,13 @@ def test_an_accepted_connection_is_ready() -> None:
 
 
 def test_a_refused_connection_is_not_ready() -> None:
-    port = _free_port()
+    port = free_port()
     result = asyncio.run(wait_ready(TcpProbe(host="127.0.0.1", port=port), timeout=0.2))
     assert _missing(result) == f"tcp://127.0.0.1:{port}: connection refused"
 
 
 def test_an_ipv6_address_is_shown_in_brackets() -> None:
-    port = _free_port()
+    port = free_port()
     result = asyncio.run(wait_ready(TcpProbe(host="::1", port=port), timeout=0.1))
     assert _missing(result).startswith(f"tcp://[::1]:{port}: ")
 
@@ -336,7 +332,7 @@ def test_any_pieces_find_the_line_that_the_whole_holds(lines: list[str], cuts: l
 def test_the_end_of_the_process_ends_the_wait() -> None:
     async def check() -> tuple[Ready | NotReady, bool]:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        probe = TcpProbe(host="127.0.0.1", port=_free_port())
+        probe = TcpProbe(host="127.0.0.1", port=free_port())
         waiting = asyncio.create_task(wait_ready(probe, timeout=60, ended=ended))
         await asyncio.sleep(0)
         ended.set_result(None)
@@ -351,7 +347,7 @@ def test_the_end_of_the_process_ends_the_wait() -> None:
 def test_an_unfinished_end_is_not_cancelled() -> None:
     async def check() -> bool:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        probe = TcpProbe(host="127.0.0.1", port=_free_port())
+        probe = TcpProbe(host="127.0.0.1", port=free_port())
         await wait_ready(probe, timeout=0.05, ended=ended)
         return ended.done()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 import pytest
+from harness import REPOSITORY
 from pages import (
-    REPOSITORY,
     Block,
     assert_printed,
     blocks_of,

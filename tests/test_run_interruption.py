@@ -28,7 +28,6 @@ from harness import (
 )
 
 from e2e_runner.report.screen import render
-from e2e_runner.supervise import linux
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -62,21 +61,13 @@ class Place:
             }
         }
 
-    def cgroups(self) -> list[Path]:
-        """List those of this project's runs; other runs may be under way on this machine."""
-        own = linux.own_cgroup()
-        runs = self.project.root.glob(".e2e-run/runs/*")
-        if own is None:
-            return []
-        return [folder for run in runs if (folder := own / f"e2e-run-{run.name}").exists()]
-
     def records(self) -> list[Path]:
         return list(self.project.root.glob(".e2e-run/runs/*/.run/record.json"))
 
     def assert_nothing_is_left(self) -> None:
         assert self.project.survivors() == []
         assert list(self.scratch.iterdir()) == []
-        assert self.cgroups() == []
+        assert self.project.cgroups() == []
         assert self.records() == []
 
 
@@ -284,7 +275,7 @@ def test_what_ran_dies_with_a_killed_runner(tiered: Place) -> None:
     assert tiered.project.survivors() == []
     # The spawner was the last to go, and took what it knew of with it.
     assert list(tiered.scratch.iterdir()) == []
-    assert tiered.cgroups() == []
+    assert tiered.project.cgroups() == []
     assert len(tiered.records()) == 1
     next_run(tiered)
 
@@ -300,7 +291,7 @@ def test_the_next_run_reclaims_what_everybody_left(tiered: Place) -> None:
         wait_gone(offspring)  # the keepers kill what they hold
     assert tiered.project.survivors() == []
     assert len(list(tiered.scratch.iterdir())) == 1
-    assert len(tiered.cgroups()) == (tiered.tier == "cgroup")
+    assert len(tiered.project.cgroups()) == (tiered.tier == "cgroup")
     next_run(tiered)
 
 

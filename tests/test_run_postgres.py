@@ -20,7 +20,7 @@ from harness import (
     wait_lines,
     wait_until,
 )
-from servers import Server, debian_binaries, missing, running_server, wheel_binaries
+from servers import Server, running_server, some_binaries
 
 CONNECT = """
 import asyncio, asyncpg, os, sys
@@ -35,10 +35,6 @@ def script(body: str) -> str:
     """Make an example that connects as its environment says, and goes on with `body`."""
     lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
     return f"{CONNECT}{lines}{RUN}"
-
-
-def some_binaries() -> Path:
-    return debian_binaries() or wheel_binaries() or missing("PostgreSQL")
 
 
 @pytest.fixture
