@@ -159,6 +159,16 @@ def test_many_differences_are_cut() -> None:
     assert len(lines) == 22
 
 
+def test_long_lists_of_different_lengths_are_told_by_where_they_part() -> None:
+    alike = [0] * 100_000  # to align them would take many minutes
+    lines = message([*alike, 1, 2], [*alike, 3])
+    assert lines[0] == "expected 100,001 items, got 100,002"
+    assert lines[3:] == ["  [100000] is the first that differs"]
+    assert message({"rows": alike[1:]}, {"rows": alike})[3:] == [
+        "  ['rows'][99999] is the first that differs"
+    ]
+
+
 def test_what_looks_alike_is_said_to() -> None:
     class Money(str):
         __slots__ = ()

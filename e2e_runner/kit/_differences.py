@@ -12,7 +12,7 @@ _SHORT = 80  # of a value within a line
 _WINDOW = 60  # characters of a long text, around the place where it differs
 _LONGEST_VALUE = 300  # of a value on a line of its own
 _LONGEST_COMPARED = 10_000  # of an item of a list
-_MOST_ALIGNED = 1000  # items of lists that are aligned with each other, which takes long for many
+_MOST_ALIGNED = 1000  # items of lists that are aligned, which takes the square of that
 _MOST_LINES = 20  # of differences
 _DEEPEST = 8  # nested containers that are compared one by one
 
@@ -127,8 +127,11 @@ def _in_sequences(actual: Sequence[Any], expected: Sequence[Any], path: str) -> 
     from difflib import SequenceMatcher
 
     yield f"{path}{': ' if path else ''}expected {plural(len(expected), 'item')}, got {len(actual):,}"
-    # Where items came or went, those behind them are not compared with their neighbours.
     came_texts, wanted_texts = (list(map(_whole, each)) for each in (actual, expected))
+    if max(len(actual), len(expected)) > _MOST_ALIGNED:
+        yield f"{path}[{_parting(came_texts, wanted_texts)}] is the first that differs"
+        return
+    # Where items came or went, those behind them are not compared with their neighbours.
     matcher = SequenceMatcher(None, wanted_texts, came_texts, autojunk=False)
     for tag, start, end, at, until in matcher.get_opcodes():
         if tag == "equal":
@@ -159,7 +162,7 @@ def _in_texts(actual: str | bytes, expected: str | bytes, path: str) -> Iterator
     yield f"{at}{since}expected {wanted!r}, got {came!r}"
 
 
-def _parting(actual: str | bytes, expected: str | bytes) -> int:
+def _parting(actual: Sequence[Any], expected: Sequence[Any]) -> int:
     """Give the index of the first difference."""
     pairs = enumerate(zip(actual, expected, strict=False))
     shorter = min(len(actual), len(expected))
