@@ -76,7 +76,10 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFinished:
-    """A running example told that a step ended. `error` is empty when it did not fail."""
+    """A running example told that a step ended. `error` is empty when it came to its end.
+
+    One that was `cancelled` did not fail.
+    """
 
     at: float
     path: str
@@ -85,6 +88,7 @@ class StepFinished:
     depth: int = 0
     duration: float
     error: str = ""
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

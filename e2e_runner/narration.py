@@ -4,7 +4,7 @@ Records are claims. They come from several processes at once, repeat themselves,
 and end without a beginning; whatever they say, what is given here is consistent and bounded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
@@ -59,7 +59,9 @@ class Narration:
         self._count = 0  # of steps
         self._steps: list[Step] = []
         self._open: dict[int, _Begun] = {}  # in the order in which they began
-        self._failed: list[_Begun] = []  # since the last step began, in the order of their ends
+        # Those that did not come to their end since the last step began, in the order in which they
+        # broke off.
+        self._broken: list[_Begun] = []
         self._metrics: dict[str, Metric] = {}
         self._other_metrics = 0  # told beyond `MOST_METRICS`
         self._stopped = False
@@ -99,7 +101,8 @@ class Narration:
         """Give the step in which it failed or was stopped, after `elapsed` seconds.
 
         That is the one it was in, or else the failed one that no other step came after: of several
-        around each other the innermost, of those beside each other the first.
+        around each other the innermost, of those beside each other the first. One that was cancelled
+        before, as by a time limit around it, is where that happened.
         """
         begun = self._place(elapsed)
         return None if begun is None else begun.step
@@ -139,7 +142,7 @@ class Narration:
         # Whoever uses one number for all steps means that the one before is over.
         told = self._end(StepEnded(at=record.at, step=record.step), now=now, at=at)
         self._count += 1
-        self._failed.clear()
+        self._broken.clear()
         if len(self._open) >= MOST_STEPS:
             return told
         around = None if record.within is None else self._open.get(record.within)
@@ -175,13 +178,13 @@ class Narration:
             return []
         step = replace(
             _until(begun, self._seconds(record.at, now)).step,
-            outcome=StepOutcome.FAILED if record.error else StepOutcome.OK,
+            outcome=_outcome(record),
             error=record.error,
         )
         ended = replace(begun, step=step)
         self._keep(ended)
-        if record.error:
-            self._failed.append(ended)
+        if step.outcome is not StepOutcome.OK:
+            self._broken.append(ended)
         if ended.index is None:
             return []
         return [
@@ -193,6 +196,7 @@ class Narration:
                 depth=step.depth,
                 duration=step.duration,
                 error=step.error,
+                cancelled=record.cancelled,
             )
         ]
 
@@ -208,9 +212,7 @@ class Narration:
     def _place(self, elapsed: float) -> _Begun | None:
         if self._stopped:
             return self._stopped_in
-        return self._innermost_open(elapsed) or max(
-            self._failed, key=lambda begun: begun.step.depth, default=None
-        )
+        return self._innermost_open(elapsed) or _origin(self._broken)
 
     def _innermost_open(self, now: float) -> _Begun | None:
         """Give the open step that began last: whatever is around it began before."""
@@ -223,6 +225,23 @@ class Narration:
 
     def _seconds(self, at: float, now: float) -> float:
         return min(max(at - self._started, 0.0), max(now, 0.0))
+
+
+def _outcome(record: StepEnded) -> StepOutcome:
+    if record.cancelled:
+        return StepOutcome.UNFINISHED
+    return StepOutcome.FAILED if record.error else StepOutcome.OK
+
+
+def _origin(broken: Sequence[_Begun]) -> _Begun | None:
+    """Give the step that a failure came from, of those that broke off, in the order of their ends."""
+    failed = [each for each in broken if each.step.outcome is StepOutcome.FAILED]
+    first = max(failed, key=lambda each: each.step.depth, default=None)
+    if first is None:
+        return max(broken, key=lambda each: each.step.depth, default=None)
+    # What is cancelled later is so for the failure.
+    inside = [each for each in broken[: broken.index(first)] if each.step.depth > first.step.depth]
+    return max(inside, key=lambda each: each.step.depth, default=first)
 
 
 def _until(begun: _Begun, end: float) -> _Begun:

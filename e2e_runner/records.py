@@ -40,11 +40,15 @@ class StepBegan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEnded:
-    """A step ended. `error` is why it failed, in one line; empty when it did not."""
+    """A step ended. `error` is why it failed, in one line; empty when it did not.
+
+    One that was `cancelled` was given up, and did not fail; `error` then says what became of it.
+    """
 
     at: float
     step: int
     error: str = ""
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,7 @@ def _shape(record: Record) -> dict[str, Any]:
                 "at": record.at,
                 "step": record.step,
                 "error": _cut(record.error),
+                "cancelled": record.cancelled,
             }
         case MetricTold():
             value = _value(record.value)
@@ -139,7 +144,12 @@ def _read(shape: dict[str, Any], at: float) -> Record | None:
             )
         case {"record": "step-ended", "step": int(step)} if _is_id(step):
             error = shape.get("error")
-            return StepEnded(at=at, step=step, error=_cut(error) if isinstance(error, str) else "")
+            return StepEnded(
+                at=at,
+                step=step,
+                error=_cut(error) if isinstance(error, str) else "",
+                cancelled=shape.get("cancelled") is True,
+            )
         case {"record": "metric", "name": str(name)} if name:
             value = _value(shape.get("value"))
             return None if value is None else MetricTold(at=at, name=_cut(name), value=value)

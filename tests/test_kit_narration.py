@@ -4,6 +4,7 @@ import contextvars
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -252,7 +253,7 @@ class Unspeakable(Exception):  # noqa: N818
         (ValueError("x" * 500), f"ValueError: {'x' * 299}…"),
         (ValueError("a\x1b[2Jb"), "ValueError: a\\x1b[2Jb"),
         (Unspeakable(), "Unspeakable"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (KeyboardInterrupt(), "stopped by Ctrl-C"),
         (SystemExit(3), "SystemExit: 3"),
         (SystemExit("no server"), "SystemExit: no server"),
         (ExceptionGroup("two", [ExceptionGroup("one", [OSError("x")])]), "OSError: x"),
@@ -271,7 +272,93 @@ def test_an_exception_fails_a_step_and_goes_on(
     ended = told()[-1]
     assert isinstance(ended, StepEnded)
     assert ended.error == expected
-    assert printed(capsys) == ([f"✗ log in (0ms): {expected}"] if expected else [])
+    assert ended.cancelled == isinstance(error, KeyboardInterrupt)
+    mark = "-" if ended.cancelled else "✗"
+    assert printed(capsys) == ([f"{mark} log in (0ms): {expected}"] if expected else [])
+
+
+CANCELS = """
+import asyncio
+
+async def listen():
+    with step("listen"):
+        with step("wait"):
+            await asyncio.Event().wait()
+
+async def bare():
+    step("bare")
+    await asyncio.Event().wait()
+
+async def main():
+    tasks = [asyncio.create_task(listen()), asyncio.create_task(bare())]
+    with step("work"):
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    success("done")
+
+asyncio.run(main())
+"""
+
+
+def test_what_the_script_cancels_itself_did_not_fail(tmp_path: Path) -> None:
+    file = tmp_path / "records"
+    file.touch()
+    done = script(CANCELS, env={"E2E_RUN_RECORDS": str(file)})
+    assert timeless(done.stdout) == ["✓ done: 4 steps, 2 cancelled, in TIME"]
+    ends = [each for each in read_records(file) if isinstance(each, StepEnded)]
+    assert sorted((each.error, each.cancelled) for each in ends) == [
+        ("", False),
+        *[("cancelled", True)] * 3,
+    ]
+    verbose = timeless(script(CANCELS, env={"E2E_VERBOSE": "true"}).stdout)
+    assert "    - wait (TIME): cancelled" in verbose
+    assert "  - listen (TIME)" in verbose
+    assert "  - bare (TIME): cancelled" in verbose
+
+
+STOPPED = """
+import asyncio
+from contextlib import asynccontextmanager
+from e2e_runner.kit._blocks import Block
+
+@asynccontextmanager
+async def hold():
+    yield
+
+async def wait():
+    async with Block(hold):
+        with step("wait for the news"):
+            print("ready", flush=True)
+            await asyncio.Event().wait()
+
+def wait_without_a_loop():
+    import signal
+    with Block(hold):
+        with step("wait for the news"):
+            print("ready", flush=True)
+            signal.pause()
+"""
+
+
+@pytest.mark.parametrize("how", ["asyncio.run(wait())", "wait_without_a_loop()"])
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")]
+)
+def test_a_step_says_what_has_stopped_it(how: str, number: signal.Signals, name: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", f"from e2e_runner.kit import *\n{STOPPED}\n{how}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert timeless(stdout) == [f"- wait for the news (TIME): stopped by {name}"], stderr
+    assert process.returncode in {143, -signal.SIGINT}
 
 
 def test_a_bare_step_fails_with_the_program(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ def ended(at: float, step: int, error: str = "") -> StepEnded:
     return StepEnded(at=START + at, step=step, error=error)
 
 
+def cancelled(at: float, step: int) -> StepEnded:
+    return StepEnded(at=START + at, step=step, error="cancelled", cancelled=True)
+
+
 def told(*records: Record, now: float = 100.0) -> Narration:
     narration = Narration("a.py", started=START)
     narration.add(records, now=now, at=now)
@@ -123,6 +127,24 @@ def test_events_say_the_same_at_the_time_of_the_run() -> None:
         ([began(1, 1, "a"), ended(3, 1, "no"), began(4, 2, "b")], "b"),
         # Beside each other: the first that failed, as the others are often cancelled for it.
         ([began(1, 1, "a"), began(1, 2, "b"), ended(3, 2, "no"), ended(3, 1, "cancelled")], "b"),
+        ([began(1, 1, "a"), began(1, 2, "b"), ended(3, 2, "no"), cancelled(3, 1)], "b"),
+        # What is cancelled for a failure is not where that came from, however deep it is.
+        (
+            [
+                *(
+                    began(1, 1, "all"),
+                    began(1, 2, "a", 1),
+                    began(1, 3, "b", 1),
+                    began(2, 4, "c", 3),
+                ),
+                *(ended(3, 2, "no"), cancelled(4, 4), cancelled(4, 3), ended(5, 1, "no")),
+            ],
+            "a",
+        ),
+        # A time limit around a step cancels that first.
+        ([began(1, 1, "a"), began(2, 2, "b", 1), cancelled(3, 2), ended(3, 1, "Timeout")], "b"),
+        ([began(1, 1, "a"), cancelled(3, 1)], "a"),
+        ([began(1, 1, "a"), cancelled(3, 1), began(4, 2, "b"), ended(5, 2)], None),
         ([began(1, 1, "a"), began(1, 2, "b"), ended(3, 2)], "a"),
         # One number for every step: the next one ends the one before.
         ([began(1, 1, "a"), began(2, 1, "b")], "b"),
@@ -142,6 +164,18 @@ def test_where_it_failed(records: Sequence[Record], where: str | None) -> None:
         assert story.happened_in is not None
         assert story.steps[story.happened_in].title == where
     assert told(*records).end(100.0, ended_well=True).happened_in is None
+
+
+def test_a_step_that_was_cancelled_did_not_fail() -> None:
+    narration = told(began(1, 1, "a"))
+    (event,) = narration.add([cancelled(2, 1)], now=100.0, at=2)
+    assert event == StepFinished(
+        at=2, path="a.py", step=0, title="a", duration=1.0, error="cancelled", cancelled=True
+    )
+    story = narration.end(100.0, ended_well=True)
+    assert [(step.outcome, step.error) for step in story.steps] == [
+        (StepOutcome.UNFINISHED, "cancelled")
+    ]
 
 
 def test_what_is_told_while_it_is_being_stopped_changes_nothing_of_where_that_was() -> None:

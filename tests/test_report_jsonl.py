@@ -106,6 +106,7 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
             "depth": 1,
             "duration": 0.5,
             "error": "401",
+            "cancelled": False,
         },
         {"event": "metric-reported", "at": 0.73, "path": "a.py", "name": "users", "value": 3},
         {"event": "warned", "at": 0.8, "message": "careful", "path": None},

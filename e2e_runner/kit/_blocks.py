@@ -138,6 +138,11 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
         return value
 
 
+def is_terminated() -> bool:
+    """Tell whether SIGTERM has come while a block was open, so that the script ends."""
+    return _termination.has_come
+
+
 def _go_on() -> None:
     """React to a signal by nothing yet."""
 
@@ -546,8 +551,14 @@ class _Termination:
             sys.exit(_EXIT_TERMINATED)
         loop.call_soon_threadsafe(sys.exit, _EXIT_TERMINATED)
 
+    @property
+    def has_come(self) -> bool:
+        """Whether SIGTERM ends the script."""
+        return self._count > 0
+
     def forget(self) -> None:
         """Begin anew in a forked process: what SIGTERM did before the blocks, it does again."""
+        self._count = 0
         self._open.clear()
         if signal.getsignal(signal.SIGTERM) == self.handle:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -36,12 +36,12 @@ class Channel:
 
             self._append(StepBegan(at=at, step=step, title=title, within=within))
 
-    def ended(self, at: float, step: int, error: str) -> None:
+    def ended(self, at: float, step: int, error: str, *, cancelled: bool) -> None:
         """Tell that a step has ended."""
         if not self._off:
             from e2e_runner.records import StepEnded
 
-            self._append(StepEnded(at=at, step=step, error=error))
+            self._append(StepEnded(at=at, step=step, error=error, cancelled=cancelled))
 
     def metric(self, at: float, name: str, value: "Value") -> None:
         """Tell a figure."""

@@ -9,15 +9,17 @@ import contextlib
 import itertools
 import math
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from weakref import WeakKeyDictionary, ref
 
+from e2e_runner.kit._blocks import is_terminated
 from e2e_runner.kit._channel import Channel, step_id
 from e2e_runner.kit._words import cut, said
 from e2e_runner.text import duration, one_line, plural
@@ -44,7 +46,7 @@ def step(title: str) -> "Step":
     ``with step("log in"):`` lasts for the block, and failed if an exception leaves that. A bare
     ``step("log in")`` lasts until the next step beside it, the end of the block around it, `section`
     or `success`; it failed if the program, or the task or thread that began it, dies by an exception
-    meanwhile. Steps in a block lie within its step. Each asyncio task and each thread has a course of
+    meanwhile. What is cancelled, or stopped by a signal, did not fail. Steps in a block lie within its step. Each asyncio task and each thread has a course of
     its own: their steps do not end each other.
     """
     return _story.step(str(title))
@@ -70,14 +72,25 @@ def success(message: str = "") -> None:
 # --- steps ---------------------------------------------------------------------------------------
 
 
+class _End(NamedTuple):
+    """How a step ended: `error` is empty where it came to its end; cancelled, it did not fail."""
+
+    error: str = ""
+    cancelled: bool = False
+
+
+_DONE = _End()
+_GIVEN_UP = "cancelled"  # by the script itself, for all that is known
+
+
 class _Level:
     """Where steps follow each other: the story as a whole, or the inside of a step."""
 
-    __slots__ = ("failure_within", "open")
+    __slots__ = ("broken_within", "open")
 
     def __init__(self) -> None:
         self.open: dict[_Course, Step] = {}  # bare steps
-        self.failure_within = ""  # of the step that failed last
+        self.broken_within = _DONE  # how the last step broke off that did
 
 
 class Step(_Level):
@@ -128,16 +141,16 @@ class _Course:
         self.open: dict[Step, None] = {}  # bare steps, in the order in which they began
         self._task = ref(task) if task is not None else None
 
-    def failure(self) -> str:
-        """Say how the task failed; empty if it did not, or has not ended."""
+    def end(self) -> _End:
+        """Say how the task ended; it is done if it has not."""
         task = self._task() if self._task is not None else None
         if task is None or not task.done():
-            return ""
+            return _DONE
         if task.cancelled():
-            return "CancelledError"
+            return _cancelled()
         # `exception()` would count as having seen to it, and a failure that nobody awaits would no
         # longer be logged.
-        return _failure(getattr(task, "_exception", None))
+        return _end_by(getattr(task, "_exception", None))
 
 
 _numbers = itertools.count(1)
@@ -152,14 +165,33 @@ def _living(level: _Level) -> _Level:
     return level
 
 
-def _failure(error: BaseException | None) -> str:
-    """Say how an exception that leaves a step makes that fail; empty if it does not."""
+def _end_by(error: BaseException | None) -> _End:
+    """Say how an exception that leaves a step ends that."""
     match error:
         case None | GeneratorExit():
-            return ""
+            return _DONE
         case SystemExit(code=code) if code is None or code == 0:
-            return ""
-    return said(error)
+            return _DONE
+        case SystemExit() if is_terminated():
+            return _cancelled()
+        case KeyboardInterrupt():
+            return _End("stopped by Ctrl-C", cancelled=True)
+    # Without asyncio nothing is cancelled.
+    cancelled = getattr(sys.modules.get("asyncio"), "CancelledError", None)
+    if cancelled is not None and isinstance(error, cancelled):
+        return _cancelled()
+    return _End(said(error))
+
+
+def _cancelled() -> _End:
+    """Say by what a step was cancelled, where that is known."""
+    if is_terminated():
+        return _End("stopped by SIGTERM", cancelled=True)
+    # `asyncio.run` has a handler of its own, which cancels the main task.
+    handler = signal.getsignal(signal.SIGINT)
+    runner = getattr(getattr(handler, "func", None), "__self__", None)
+    stopped = getattr(runner, "_interrupt_count", 0)
+    return _End("stopped by Ctrl-C" if stopped else _GIVEN_UP, cancelled=True)
 
 
 # --- the story -----------------------------------------------------------------------------------
@@ -186,6 +218,7 @@ class _Story:
         self._began = self._clock()
         self._steps = 0
         self._failed = 0
+        self._cancelled = 0
         self._metrics: dict[str, Value] = {}
 
     def section(self, title: str) -> None:
@@ -203,7 +236,7 @@ class _Story:
             level = self._level(course)
             for before in (course, course.thread):
                 if before is not None and before in level.open:
-                    self._end(level.open[before], "", now)
+                    self._end(level.open[before], _DONE, now)
             new = Step(title, level, course, now)
             level.open[course] = new
             course.open[new] = None
@@ -223,7 +256,7 @@ class _Story:
     def leave(self, step: Step, error: BaseException | None) -> None:
         """End a step whose block was left."""
         with self._lock:
-            self._end(step, _failure(error), self._clock())
+            self._end(step, _end_by(error), self._clock())
             # A generator may be left within a step that began after its own.
             _here.set(_living(_here.get()))
 
@@ -242,7 +275,8 @@ class _Story:
             now = self._clock()
             self._end_all(self._level(self._course()), now)
             self._channel.summary(now, message)
-            text = _summary(_printed(message), self._steps, self._failed, now - self._began)
+            took = now - self._began
+            text = _summary(_printed(message), self._steps, self._failed, self._cancelled, took)
             if self._failed:
                 _say(f"! {text}", "yellow")
             else:
@@ -251,12 +285,12 @@ class _Story:
                 _say(f"  {_in_words(name, value)}")
             self._begin()
 
-    def course_ended(self, course: _Course, failure: str) -> None:
+    def course_ended(self, course: _Course, end: _End) -> None:
         """End the bare steps of a task or thread that is over."""
         with self._lock:
             now = self._clock()
             for step in reversed(list(course.open)):
-                self._end(step, failure, now)
+                self._end(step, end, now)
 
     def died(self, error: BaseException | None) -> None:
         """Tell what an exception that nobody caught has broken off in this thread."""
@@ -264,7 +298,7 @@ class _Story:
         with self._lock:
             tasks = [each for each in self._tasks.values() if each.thread is thread]
         for course in (*tasks, thread):
-            self.course_ended(course, _failure(error))
+            self.course_ended(course, _end_by(error))
 
     # --- where we are ---
 
@@ -283,7 +317,7 @@ class _Story:
         course = self._tasks.get(task)
         if course is None:
             course = self._tasks[task] = own = _Course(thread, task)
-            task.add_done_callback(lambda _: self.course_ended(own, own.failure()))
+            task.add_done_callback(lambda _: self.course_ended(own, own.end()))
         return course
 
     def _thread(self) -> _Course:
@@ -309,27 +343,31 @@ class _Story:
 
     def _end_all(self, level: _Level, now: float) -> None:
         for step in list(level.open.values()):
-            self._end(step, step.course.failure(), now)
+            self._end(step, step.course.end(), now)
 
-    def _end(self, step: Step, failure: str, now: float) -> None:
+    def _end(self, step: Step, end: _End, now: float) -> None:
         if step.ended or step.pid != os.getpid():  # a child that was forked does not end it
             return
         step.ended = True
         _forget(step)
         for inner in reversed(list(step.open.values())):
             same = inner.course is step.course
-            self._end(inner, failure if same else inner.course.failure(), now)
-        self._channel.ended(now, step.id, failure)
+            self._end(inner, end if same else inner.course.end(), now)
+        self._channel.ended(now, step.id, end.error, cancelled=end.cancelled)
         took = duration(now - step.began)
-        if failure:
-            told = failure == step.failure_within
-            self._failed += not told
-            step.around.failure_within = failure
+        if end.error:
+            told = end == step.broken_within
+            if end.cancelled:
+                self._cancelled += not told
+            else:
+                self._failed += not told
+            step.around.broken_within = end
+            mark, style = ("-", "yellow") if end.cancelled else ("✗", "red")
             if _verbose():
-                why = "" if told else f": {failure}"
-                _say(f"{_indent(step)}✗ {_printed(step.title)} ({took}){why}", "red")
-            elif not told:
-                _say(f"✗ {_path(step)} ({took}): {failure}", "red")
+                why = "" if told else f": {end.error}"
+                _say(f"{_indent(step)}{mark} {_printed(step.title)} ({took}){why}", style)
+            elif not told and end.error != _GIVEN_UP:
+                _say(f"{mark} {_path(step)} ({took}): {end.error}", style)
         elif _verbose():
             _say(f"{_indent(step)}✓ {_printed(step.title)} ({took})", "green")
 
@@ -402,15 +440,19 @@ def _path(step: Step) -> str:
     return " > ".join(reversed(titles))
 
 
-def _summary(message: str, steps: int, failed: int, seconds: float) -> str:
+def _summary(message: str, steps: int, failed: int, cancelled: int, seconds: float) -> str:
     """Sum up.
 
-    >>> _summary("All orders placed", 5, 0, 1.23), _summary("", 4, 1, 0.5), _summary("", 0, 0, 2)
-    ('All orders placed: 5 steps in 1.23s', '4 steps, 1 failed, in 500ms', 'done in 2.00s')
+    >>> _summary("All orders placed", 5, 0, 0, 1.23), _summary("", 0, 0, 0, 2)
+    ('All orders placed: 5 steps in 1.23s', 'done in 2.00s')
+    >>> _summary("", 4, 1, 0, 0.5), _summary("", 4, 0, 2, 0.5)
+    ('4 steps, 1 failed, in 500ms', '4 steps, 2 cancelled, in 500ms')
     """
     took = f"in {duration(seconds)}"
-    if failed:
-        counted = f"{plural(steps, 'step')}, {failed:,} failed, {took}"
+    broken = [f"{failed:,} failed"] if failed else []
+    broken += [f"{cancelled:,} cancelled"] if cancelled else []
+    if broken:
+        counted = ", ".join([plural(steps, "step"), *broken, took])
     elif steps:
         counted = f"{plural(steps, 'step')} {took}"
     else:

@@ -181,7 +181,8 @@ def _step_title(step: Step, outermost: int, room: int) -> str:
 
 
 def _step_end(step: Step) -> str:
-    return "unfinished" if step.outcome is StepOutcome.UNFINISHED else flat(step.error)
+    said = flat(step.error)
+    return said or "unfinished" if step.outcome is StepOutcome.UNFINISHED else said
 
 
 def note(result: Result) -> str:

@@ -40,8 +40,10 @@ def _words(event: Progress) -> str:
         case StepFinished():
             if not event.error:
                 return ""
+            mark = "-" if event.cancelled else "✗"
             took = text.duration(event.duration)
-            return f"{_indent(event.depth)}✗ {flat(event.title)} ({took}): {flat(event.error)}"
+            words = f"{mark} {flat(event.title)} ({took}): {flat(event.error)}"
+            return _indent(event.depth) + words
         case MetricReported():
             return metric_words(event.metric)
         case _:

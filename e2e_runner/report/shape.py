@@ -217,6 +217,7 @@ def _running_event_shape(
                 "depth": event.depth,
                 "duration": seconds(event.duration),
                 "error": event.error,
+                "cancelled": event.cancelled,
             }
         case MetricReported():
             name = "metric-reported"
