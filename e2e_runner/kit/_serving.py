@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from e2e_runner.kit._blocks import BlockFailed
 from e2e_runner.kit._exchange import masked_variable
 from e2e_runner.kit._host import Host, hosted
 from e2e_runner.kit._shared import to_the_end
+from e2e_runner.kit._warnings import tell
 from e2e_runner.kit.servers import Server, ServerNotReady
 from e2e_runner.model import HttpProbe, LogProbe, Probe, TcpProbe
 from e2e_runner.parsers import parse_probe
@@ -175,7 +175,7 @@ async def running(order: Order) -> AsyncIterator[Server]:
             yield server
         except BlockFailed as failure:
             if not _is_fine(failure.error):
-                _tell(
+                tell(
                     f"the block of the server{_where(server)} was left by "
                     f"{type(failure.error).__name__}\n{_last_lines(process.output)}"
                 )
@@ -373,7 +373,7 @@ async def _stop(process: _Process, host: Host) -> None:
         died = ran and _died_of_another(child, order)
         await to_the_end(_make_sure(child, host))
     if forced:
-        _tell(f"the server {forced}, and was killed: {order.by_hand()}")
+        tell(f"the server {forced}, and was killed: {order.by_hand()}")
     if died:
         raise ServerNotReady(
             f"the server ended by itself as its block ended: {_how(process)}\n{_facts(process)}"
@@ -490,9 +490,3 @@ def _is_fine(error: BaseException) -> bool:
     return isinstance(error, GeneratorExit) or (
         isinstance(error, SystemExit) and error.code in (None, 0)
     )
-
-
-def _tell(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # closed, or a pipe that nobody reads
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
