@@ -7,7 +7,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +20,7 @@ from e2e_runner.kit._host import Host, hosted
 from e2e_runner.kit._shared import to_the_end
 from e2e_runner.kit._warnings import tell
 from e2e_runner.kit.servers import Server, ServerNotReady
-from e2e_runner.model import HttpProbe, LogProbe, Probe, TcpProbe
+from e2e_runner.model import HttpProbe, LogProbe, PortOwner, Probe, TcpProbe
 from e2e_runner.parsers import parse_probe
 from e2e_runner.postgres.free_port import free_port
 from e2e_runner.probes import NotReady, wait_ready
@@ -318,11 +318,19 @@ async def _stranger(needed: set[int], child: Child) -> str:
     own = await child.pids()
     seen = {port for found in ports.listening_ports_of(own).values() for port in found}
     for owner in ports.owners(needed - seen):
-        process = owner.process
-        published = "published by a container" in owner.note
-        if owner.addresses and process is not None and process.pid not in own and not published:
+        if owner.addresses and not _may_be_ours(owner, own):
             return ports.describe(owner, time.time())
     return ""
+
+
+def _may_be_ours(owner: PortOwner, own: Collection[int]) -> bool:
+    """Tell whether a listener may be the server, as far as the system shows whose it is."""
+    if "published by a container" in owner.note:
+        return True
+    if owner.process is None:
+        # What this user runs is hidden in another namespace only, where the server is not.
+        return owner.uid != os.geteuid()
+    return owner.process.pid in own
 
 
 async def _only_port(child: Child) -> int:
