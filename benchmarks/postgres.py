@@ -46,14 +46,13 @@ from measure import BenchmarkError, Figure, as_json, interleave, run, say, table
 from e2e_runner.addresses import to_url
 from e2e_runner.dbnames import attempt_name, quote_identifier, token_of
 from e2e_runner.embedded import CannotStart, EmbeddedServer, EmbeddedServers
-from e2e_runner.rundir import new_run_id
 from e2e_runner.errors import SetupError
 from e2e_runner.model import DatabaseDefinition, ServerAddress
 from e2e_runner.postgres.connection import connected
 from e2e_runner.postgres.making import Making
 from e2e_runner.postgres.pool import Connections
 from e2e_runner.postgres.shared import SharedServer
-from e2e_runner.rundir import RunDir, open_run
+from e2e_runner.rundir import RunDir, new_run_id, open_run
 from e2e_runner.supervise.client import Supervisor
 from e2e_runner.supervise.launch import Spawner
 
