@@ -18,6 +18,7 @@ from typing import Any
 from e2e_runner import logs, ports, text
 from e2e_runner.databases import Grant, NoDatabase
 from e2e_runner.events import Event, OutputWritten, Phase, PhaseChanged, Warned
+from e2e_runner.handover import COMPANIONS, companion_url, encode_companions
 from e2e_runner.hints import HintFacts, Rule, diagnose, leak_advice, timeout_advice
 from e2e_runner.model import (
     Example,
@@ -83,6 +84,7 @@ class Attempt:
         self._starts = 0
         self._grant: Grant | None = None
         self._given: Mapping[str, str] = {}  # the variables that tell of it
+        self._companions: dict[Path, str] = {}  # where those are that are ready, by their files
         self._started_at = 0.0
         self._narration = Narration(example.path, started=0.0)
 
@@ -214,6 +216,7 @@ class Attempt:
         stack.push_async_callback(self._end_companion, companion, script)
         ready = await self._wait_ready(script, probe, companion.settings.timeout)
         if isinstance(ready, Ready):
+            self._companions[companion.file] = companion_url(probe, companion.ports)
             return None
         self._log_files = list(script.log_files)
         # As it is now: what it writes when it is stopped would bury the reason.
@@ -221,6 +224,9 @@ class Attempt:
         return Blocked(
             cause="companion-not-ready", reason=f"companion {companion.path}: {ready or 'stopped'}"
         )
+
+    def _about_companions(self) -> dict[str, str]:
+        return {COMPANIONS: encode_companions(self._companions)} if self._companions else {}
 
     async def _end_companion(self, companion: Example, script: Script) -> None:
         if script.child.exited.done():
@@ -261,7 +267,7 @@ class Attempt:
             async with started(
                 self.example,
                 self._around,
-                given=self._given,
+                given={**self._given, **self._about_companions()},
                 on_records=self._narrate,
                 meanwhile=self._meanwhile,
             ) as script:

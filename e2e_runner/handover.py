@@ -1,7 +1,7 @@
 """What a run hands to a script, besides the usual variables, so that it can have databases of its own. Pure.
 
 It stands as JSON in ``E2E_RUN_DATABASES``, for `e2e_runner.kit` to read. It holds a password, as
-``DATABASE_URL`` does.
+``DATABASE_URL`` does. Where its companions are stands in ``E2E_RUN_COMPANIONS``.
 """
 
 import json
@@ -10,9 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from e2e_runner.model import DatabaseDefinition, ServerAddress
+from e2e_runner.model import (
+    DatabaseDefinition,
+    HttpProbe,
+    LogProbe,
+    Probe,
+    ServerAddress,
+    TcpProbe,
+)
 
 VARIABLE = "E2E_RUN_DATABASES"
+COMPANIONS = "E2E_RUN_COMPANIONS"
 UNNAMED = ""  # the name of the database that an attempt without definitions is given
 
 
@@ -191,3 +199,41 @@ def _table(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise TypeError(value)
     return {_text(name): _text(each) for name, each in value.items()}
+
+
+# --- companions ----------------------------------------------------------------------------------
+
+
+def companion_url(probe: Probe, ports: Sequence[int]) -> str:
+    """Give where a companion is, as it says itself; empty where only its log tells that it is ready.
+
+    >>> companion_url(TcpProbe(host="::1", port=8000), ())
+    'tcp://[::1]:8000'
+    """
+    match probe:
+        case HttpProbe(url=url):
+            return url
+        case TcpProbe(host=host, port=port):
+            return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        case LogProbe():
+            return f"tcp://127.0.0.1:{ports[0]}" if ports else ""
+
+
+def encode_companions(urls: Mapping[Path, str]) -> str:
+    """Give the value of the variable: URLs by the real paths of the companions."""
+    return json.dumps({str(file.resolve()): url for file, url in urls.items()})
+
+
+def decode_companion(text: str, file: Path) -> str | None:
+    """Give the URL of one companion; None where the value does not tell of it.
+
+    >>> decode_companion(encode_companions({Path("/srv/a.py"): "tcp://127.0.0.1:1"}), Path("/srv/a.py"))
+    'tcp://127.0.0.1:1'
+    >>> decode_companion("nonsense", Path("/srv/a.py"))
+    """
+    try:
+        urls = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    url = urls.get(str(file.resolve())) if isinstance(urls, dict) else None
+    return url if isinstance(url, str) else None

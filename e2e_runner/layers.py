@@ -21,7 +21,7 @@ from e2e_runner.text import one_line
 _RESERVED = frozenset(
     {
         *("E2E_RUN", "E2E_RUN_ID", "E2E_RUN_EXAMPLE", "E2E_RUN_PROJECT"),
-        *("E2E_RUN_DATABASES", "E2E_RUN_RECORDS"),
+        *("E2E_RUN_COMPANIONS", "E2E_RUN_DATABASES", "E2E_RUN_RECORDS"),
     }
 )
 _TABLE = ("tool", "e2e-run")

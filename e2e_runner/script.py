@@ -11,6 +11,7 @@ from typing import Any
 
 from e2e_runner import ports
 from e2e_runner.databases import Databases
+from e2e_runner.handover import COMPANIONS
 from e2e_runner.model import Example, RunInfo, RunSettings
 from e2e_runner.records import VARIABLE, Record
 from e2e_runner.stop import Stop
@@ -46,12 +47,14 @@ def child_environment(
     workspace: Workspace,
     given: Mapping[str, str],
 ) -> dict[str, str]:
-    """Compose the environment of a script; `given` tells of its databases, its settings win."""
+    """Compose the environment of a script; `given` tells of what it has, its settings win."""
     env = dict(environ)
     env.setdefault("PYTHONUNBUFFERED", "1")
     env.setdefault("MPLBACKEND", "Agg")
     env["TMPDIR"] = str(workspace.scratch)
-    env.pop(VARIABLE, None)  # a run in a script of another run is none of that one's story
+    # A run in a script of another run is none of that one's story.
+    env.pop(VARIABLE, None)
+    env.pop(COMPANIONS, None)
     if workspace.records is not None:
         env[VARIABLE] = str(workspace.records.file)
     env["E2E_RUN"] = "1"

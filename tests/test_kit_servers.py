@@ -29,7 +29,9 @@ from harness import (
     wait_until,
 )
 
+from e2e_runner.handover import companion_url, encode_companions
 from e2e_runner.kit.servers import Server, ServerNotReady, companion, serve, serve_command
+from e2e_runner.model import HttpProbe, LogProbe, TcpProbe
 
 APP = """
 async def app(scope, receive, send):
@@ -636,6 +638,39 @@ def test_companion_by_hand_and_under_the_runner(declared: str) -> None:
         ran = made.run("-s", "story.py")
         assert (ran.code, ran.statuses) == (0, {"story.py": "passed"}), ran.stdout
         assert f"http://127.0.0.1:{port} hi False" in ran.stdout
+
+
+def test_the_run_says_where_a_companion_is_and_no_more_is_read() -> None:
+    port = free_port()
+    with project() as made:
+        made.write("_server.py", with_metadata(port, f'serve = "http://0.0.0.0:{port}/"'))
+        # By another way to the same file, as a link to the folder is.
+        (made.root / "link").symlink_to(made.root)
+        made.write(
+            "story.py",
+            ASKS.replace('companion("_server.py")', 'companion("link/_server.py")') + "import sys\n"
+            "assert not {'e2e_runner.config', 'e2e_runner.discovery', 'httpx'} & {*sys.modules}\n",
+        )
+        ran = made.run("-s", "story.py")
+        assert (ran.code, ran.statuses) == (0, {"story.py": "passed"}), ran.stdout
+        assert f"http://127.0.0.1:{port} hi False" in ran.stdout
+
+
+def test_a_companion_that_only_its_log_tells_of_has_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "server.py"
+    monkeypatch.setenv("E2E_RUN", "1")
+    for probe, ports, url in (
+        (LogProbe(pattern="up"), (), ""),
+        (LogProbe(pattern="up"), (81,), "http://127.0.0.1:81"),
+        (TcpProbe(host="::", port=82), (), "http://[::1]:82"),
+        (HttpProbe(url="https://shop.example/health"), (), "https://shop.example:443"),
+    ):
+        told = encode_companions({file: companion_url(probe, ports)})
+        monkeypatch.setenv("E2E_RUN_COMPANIONS", told)
+        with companion(file) as server:
+            assert (server.url, server.pid, server.log) == (url, None, "")
 
 
 def test_companion_that_is_not_there(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from e2e_runner.config import resolve
 from e2e_runner.discovery.plan import make_plan
 from e2e_runner.kit import _serving
 from e2e_runner.kit._serving import Order
-from e2e_runner.kit.servers import Server, ServerNotReady
+from e2e_runner.kit.servers import Server, ServerNotReady, reachable
 from e2e_runner.model import Example, LogProbe, Probe, TcpProbe
 from e2e_runner.probes import NotReady, wait_ready
 
@@ -102,7 +102,7 @@ async def _started_by_the_run(example: Example, probe: Probe, timeout: float) ->
         )
     host, port = _serving.address_of(probe) or ("127.0.0.1", 0)
     return Server(
-        host=_serving.reachable(host),
+        host=reachable(host),
         port=port,
         pid=None,
         log_file=None,

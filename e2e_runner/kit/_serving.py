@@ -19,7 +19,7 @@ from e2e_runner.kit._exchange import masked_variable
 from e2e_runner.kit._host import Host, hosted
 from e2e_runner.kit._shared import to_the_end
 from e2e_runner.kit._warnings import tell
-from e2e_runner.kit.servers import Server, ServerNotReady
+from e2e_runner.kit.servers import Server, ServerNotReady, reachable
 from e2e_runner.model import HttpProbe, LogProbe, PortOwner, Probe, TcpProbe
 from e2e_runner.parsers import parse_probe
 from e2e_runner.postgres.free_port import free_port
@@ -100,11 +100,6 @@ class Order:
 def authority(host: str, port: int) -> str:
     """Give host and port as they stand in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def reachable(host: str) -> str:
-    """Give the address by which this machine gets to a server that listens on `host`."""
-    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, never bound
 
 
 def address_of(probe: Probe) -> tuple[str, int] | None:

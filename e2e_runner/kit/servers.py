@@ -131,6 +131,12 @@ def companion(script: str | os.PathLike[str], *, timeout: float = 30.0) -> Block
 
     @asynccontextmanager
     async def hold() -> "AsyncIterator[Server]":
+        from e2e_runner.kit import _handed_companion
+
+        server = _handed_companion.given(file)
+        if server is not None:
+            yield server
+            return
         from e2e_runner.kit import _companion
 
         async with _companion.running(file, timeout=timeout) as server:
@@ -175,6 +181,11 @@ def _block(
             yield server
 
     return Block(hold)
+
+
+def reachable(host: str) -> str:
+    """Give the address by which this machine gets to a server that listens on `host`."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, never bound
 
 
 def _require_above_zero(timeout: float) -> None:
