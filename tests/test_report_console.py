@@ -612,7 +612,7 @@ def test_the_note_names_a_cause_that_tells_more_than_the_reason(
                     Metric(name="id\x1b", value="a\nb"),
                 ),
             ),
-            "orders: 12,345, ratio: 0.123457, ok: yes, id\\x1b: a b",
+            "orders: 12,345, ratio: 0.123457, ok: yes, id\\x…",
         ),
         (
             replace(
@@ -762,6 +762,16 @@ def test_long_paths_lose_their_folders_first() -> None:
         "…/two/a_script_of_some_length.py",
     ]
     assert {text.cell_width(row) for row in rows} == {80}
+    # All alike, and not for what passed.
+    short = replace(PASSED, path="examples/a_folder/one/b.py")
+    rows = lines_of_table(play(history([*long, short]), []))[3:]
+    assert {row[:6] for row in rows} == {"…/one/", "…/two/"}
+    passed = replace(
+        PASSED,
+        path="examples/a_folder/one/a_script.py",
+        metrics=(Metric(name="n" * 60, value=1),),
+    )
+    assert lines_of_table(play(history([passed]), []))[3].startswith(f"{passed.path}  ")
     alone = lines_of_table(play(history([replace(long[0], reason="")]), []))[3]
     assert alone.startswith("examples/a_folder/one/a_script_of_some_length.py  ")
 

@@ -1,7 +1,7 @@
 """Paths as reports name them."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from e2e_runner import text
@@ -47,3 +47,18 @@ def shorten_path(path: str, width: int) -> str:
         if text.cell_width(rest) <= width:
             return rest
     return text.shorten(folders[-1], width)
+
+
+def shorten_alike(paths: Sequence[str], folder: str, width: int) -> list[str]:
+    """Cut paths to `width` columns: all of them alike where leaving out of their `folder` is enough.
+
+    >>> shorten_alike(["examples/orm/a.py", "examples/orm/routes.py"], "examples/orm", 20)
+    ['…/orm/a.py', '…/orm/routes.py']
+    """
+    if all(text.cell_width(path) <= width for path in paths):
+        return [*paths]
+    for count in range(1, len(folder.split("/")) + 1 if folder else 1):
+        cut = [_ELLIPSIS + "/".join(path.split("/")[count:]) for path in paths]
+        if all(text.cell_width(path) <= width for path in cut):
+            return cut
+    return [shorten_path(path, width) for path in paths]

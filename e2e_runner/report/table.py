@@ -16,7 +16,7 @@ from e2e_runner.report.layout import (
     status_words,
     took,
 )
-from e2e_runner.report.paths import common_folder, shorten_path, shortest
+from e2e_runner.report.paths import common_folder, shorten_alike, shortest
 from e2e_runner.report.style import Line, Style
 from e2e_runner.state import RunState
 
@@ -24,6 +24,7 @@ TITLE = "Example Results Summary"
 MOST_ROWS = 60  # above this, only what needs attention has a row
 _MOST_SKIPPED = 10
 _GAP = "  "
+_DULL = {Status.PASSED, Status.SERVED, Status.SKIPPED}  # for whose notes no path is cut
 _HEADINGS = ("Example", "Status", "Time", "Note")
 
 
@@ -85,21 +86,28 @@ def table(state: RunState, *, width: int, strict: bool) -> Iterator[Line]:
 
 def _table(results: Sequence[Result], *, width: int, strict: bool) -> Iterator[Line]:
     cells = [(text.one_line(r.path), status_words(r.status), took(r), brief(r)) for r in results]
-    folder = common_folder(row[0] for row in cells)
     time = max(len(_HEADINGS[2]), *(len(row[2]) for row in cells))
-    example, rest = share(
-        width - STATUS_WIDTH - time - 3 * len(_GAP),
-        max(len(_HEADINGS[0]), *(text.cell_width(row[0]) for row in cells)),
-        max(len(_HEADINGS[3]), *(text.cell_width(row[3]) for row in cells)),
-        max(len(_HEADINGS[0]), *(shortest(row[0], folder) for row in cells)),
+    room = width - STATUS_WIDTH - time - 3 * len(_GAP)
+    paths = [row[0] for row in cells]
+    folder = common_folder(paths)
+    widest = max(len(_HEADINGS[0]), *map(text.cell_width, paths))
+    notes = [text.cell_width(row[3]) for row in cells]
+    example, rest = share(room, widest, max(len(_HEADINGS[3]), *notes), widest)
+    urgent = max(
+        (columns for columns, r in zip(notes, results, strict=True) if r.status not in _DULL),
+        default=0,
     )
+    if urgent > rest:
+        least = max(len(_HEADINGS[0]), *(shortest(path, folder) for path in paths))
+        example, rest = share(room, widest, urgent, least)
+    cut_paths = shorten_alike(paths, folder, example)
     rule = _GAP.join("─" * columns for columns in (example, STATUS_WIDTH, time, rest))
     yield [
         (f"{'Example':<{example}}{_GAP}{'Status':<{STATUS_WIDTH}}{_GAP}", Style.BOLD),
         (f"{'Time':>{time}}{_GAP}Note", Style.BOLD),
     ]
     yield [(rule, Style.DIM)]
-    for result, (path, status, took_, reason) in zip(results, cells, strict=True):
+    for result, path, (_, status, took_, reason) in zip(results, cut_paths, cells, strict=True):
         style = status_style(result.status, strict=strict)
         yield [
             (_padded(path, example), Style.PLAIN),
@@ -110,5 +118,4 @@ def _table(results: Sequence[Result], *, width: int, strict: bool) -> Iterator[L
 
 
 def _padded(words: str, columns: int) -> str:
-    short = shorten_path(words, columns)
-    return short + " " * (columns - text.cell_width(short))
+    return words + " " * (columns - text.cell_width(words))
