@@ -101,6 +101,8 @@ def _table(results: Sequence[Result], *, width: int, strict: bool) -> Iterator[L
         least = max(len(_HEADINGS[0]), *(shortest(path, folder) for path in paths))
         example, rest = share(room, widest, urgent, least)
     cut_paths = shorten_alike(paths, folder, example)
+    example = max(len(_HEADINGS[0]), *map(text.cell_width, cut_paths))
+    rest = min(max(len(_HEADINGS[3]), *notes), room - example)
     rule = _GAP.join("─" * columns for columns in (example, STATUS_WIDTH, time, rest))
     yield [
         (f"{'Example':<{example}}{_GAP}{'Status':<{STATUS_WIDTH}}{_GAP}", Style.BOLD),
