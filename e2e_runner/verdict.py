@@ -25,7 +25,6 @@ from e2e_runner.model import (
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_BLOCKED = 3
 EXIT_NOTHING = 4
 EXIT_INTERNAL = 70

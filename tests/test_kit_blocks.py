@@ -690,6 +690,12 @@ def test_exit_of_the_script_stays_and_the_error_is_told(
     assert capsys.readouterr().err == "wrong\n"
 
 
+@pytest.mark.parametrize("code", [None, 0])
+def test_an_exit_as_if_all_were_well_is_none(code: int | None) -> None:
+    with pytest.raises(BlockError, match="wrong"), failing(at="end", error=BlockError("wrong")):
+        sys.exit(code)
+
+
 def test_holder_sees_what_the_script_raised() -> None:
     seen: list[BaseException] = []
 

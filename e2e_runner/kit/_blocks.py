@@ -17,6 +17,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
+from e2e_runner.kit._warnings import tell
+
 if TYPE_CHECKING:  # asyncio takes longer to import than all of the kit
     import asyncio
     from collections.abc import AsyncIterator
@@ -279,12 +281,13 @@ class _Held(Generic[_T]):
         error = self.error
         if error is None or isinstance(error, BlockFailed | asyncio.CancelledError):
             return
-        if known is None:
-            raise error.with_traceback(None) if isinstance(error, BlockError) else error
+        # One that leaves by exit(0) says that all went well, which is not so.
+        if known is None or (isinstance(known, SystemExit) and known.code in (None, 0)):
+            raise (error.with_traceback(None) if isinstance(error, BlockError) else error) from None
         text = str(error) if isinstance(error, BlockError) else f"{type(error).__name__}: {error}"
         # Python shows the notes of these to nobody.
         if isinstance(known, SystemExit | asyncio.CancelledError | GeneratorExit):
-            sys.stderr.write(f"{text}\n")
+            tell(text)
         else:
             known.add_note(text)
 

@@ -1,4 +1,4 @@
-"""The companion of an example: started by the run, or here where there is none."""
+"""The companion of an example where no run has started it."""
 
 import contextlib
 import os
@@ -11,9 +11,8 @@ from e2e_runner.config import resolve
 from e2e_runner.discovery.plan import make_plan
 from e2e_runner.kit import _serving
 from e2e_runner.kit._serving import Order
-from e2e_runner.kit.servers import Server, ServerNotReady, reachable
+from e2e_runner.kit.servers import Server, ServerNotReady
 from e2e_runner.model import Example, LogProbe, Probe, TcpProbe
-from e2e_runner.probes import NotReady, wait_ready
 
 _LINES = """\
 # /// script
@@ -28,8 +27,11 @@ async def running(file: Path, *, timeout: float) -> AsyncIterator[Server]:  # no
     example = _read(file)
     probe = _probe(example)
     if "E2E_RUN" in os.environ:
-        yield await _started_by_the_run(example, probe, timeout)
-        return
+        raise ServerNotReady(
+            f"the run has not started the companion {file}\n"
+            "To fix this: have it do so, by the metadata of this example: "
+            f'needs = ["{file.name}"]'
+        )
     async with contextlib.AsyncExitStack() as stack:
         for other in example.companions:
             order = _order(other, _probe(other), timeout)
@@ -46,7 +48,11 @@ def _read(file: Path) -> Example:
     # By hand, the interpreter that runs the example is the one for its companion.
     resolved = resolve({"python": sys.executable}, [str(file)], os.environ, file.parent)
     plan = make_plan(resolved)
-    example = (*plan.examples, *(each.example for each in plan.deselected))[0]
+    found = [*plan.examples, *(each.example for each in plan.deselected)]
+    if not found:
+        why = "".join(f": {each.reason}" for each in plan.not_examples)
+        raise ServerNotReady(f"the companion {file} is no script that can be run{why}")
+    example = found[0]
     if example.problems:
         raise ServerNotReady(
             "\n".join(
@@ -84,27 +90,4 @@ def _order(example: Example, probe: Probe, timeout: float) -> Order:
         cwd=settings.cwd,
         # As the run does it: a server by hand is stopped by Ctrl-C.
         signals=(signal.SIGINT, signal.SIGTERM),
-    )
-
-
-async def _started_by_the_run(example: Example, probe: Probe, timeout: float) -> Server:  # noqa: ASYNC109 - as above
-    """Give the address of what the run has started; its log is the run's."""
-    if isinstance(probe, LogProbe):
-        if not example.ports:
-            return Server(host="127.0.0.1", port=0, pid=None, log_file=None)
-        probe = TcpProbe(host="127.0.0.1", port=example.ports[0])
-    answer = await wait_ready(probe, timeout=min(timeout, 1))
-    if isinstance(answer, NotReady):
-        raise ServerNotReady(
-            f"the companion {example.file} does not run: {answer.missing}\n"
-            f"To fix this: have the run start it, by the metadata of this example: "
-            f'needs = ["{example.file.name}"]'
-        )
-    host, port = _serving.address_of(probe) or ("127.0.0.1", 0)
-    return Server(
-        host=reachable(host),
-        port=port,
-        pid=None,
-        log_file=None,
-        _scheme=_serving.scheme_of(probe),
     )
