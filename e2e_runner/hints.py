@@ -175,7 +175,7 @@ def read_ending(output: str) -> Ending:
     lines = [_cut(line.rstrip()) for line in text.split("\n")]
     frame = max((n for n, line in enumerate(lines) if _FRAME.match(line)), default=None)
     raised = None if frame is None else _raised_after(lines, frame)
-    if frame is None or raised is None or sum(map(bool, lines[raised:])) > _NEAR:
+    if frame is None or raised is None or _lines_after(lines, raised) >= _NEAR:
         return Ending(
             exception=None, message="", raised="", traceback="", last_lines=_last_lines(lines)
         )
@@ -226,6 +226,14 @@ def _raised_after(lines: list[str], frame: int) -> int | None:
         if lines[number] and not lines[number][0].isspace():
             return number if _RAISED.match(lines[number]) else None
     return None
+
+
+def _lines_after(lines: list[str], raised: int) -> int:
+    """Count what follows an exception and the indented lines of its message, as of a log in it."""
+    number = raised + 1
+    while number < len(lines) and lines[number][:1].isspace():
+        number += 1
+    return sum(map(bool, lines[number:]))
 
 
 def _traceback_start(lines: list[str], frame: int) -> int:

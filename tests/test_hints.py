@@ -116,7 +116,40 @@ def test_every_rule_holds_for_a_real_output() -> None:
         ),
         (
             "port-in-use/uvicorn",
-            "Port 8000 was taken when the script wanted it: with ports = [8000] in its metadata e2e-run sees that before the start.",
+            "Port 8000 was taken when the script wanted it: e2e-run looks before the start at those that the metadata declares (ports = [8000]), so one that is declared was taken later, perhaps by the script itself.",
+        ),
+        (
+            "port-in-use/kit",
+            "Port 8000 was taken before the script could serve there: the message says by whom.",
+        ),
+        *(
+            (
+                f"missing-module/kit-{what}",
+                f"The server of the script, whose log the message shows, lacks the module {module}.",
+            )
+            for what, module in (
+                ("server", "tenacity"),
+                ("application", "shop"),
+                ("program", "hypercorn"),
+            )
+        ),
+        *(
+            (
+                f"server-not-ready/{name}",
+                "A server that the script needs was not there: the message says how far it came, and shows its log.",
+            )
+            for name in ("never", "ended", "by-itself")
+        ),
+        (
+            "database/kit-off",
+            "The script could not have the databases that it wants: the message says why.",
+        ),
+        *(
+            (
+                f"not-in-time/{name}",
+                "What the script waited for did not come true in time: the message says what the last try saw.",
+            )
+            for name in ("false", "exception")
         ),
         (
             "database/asyncpg-refused",
@@ -231,6 +264,15 @@ def test_an_exception_far_above_the_end_does_not_count() -> None:
     assert (
         _diagnose(_saved("connection-refused/httpx") + "stopping\n").cause == "connection-refused"
     )
+
+
+def test_a_long_log_in_the_message_does_not_hide_the_exception() -> None:
+    log = "".join(f"  | request {number}\n" for number in range(40))
+    told = _saved("server-not-ready/never")
+    assert _diagnose(told + log).cause == "server-not-ready"
+    assert _diagnose(told + log + "stopping\n").cause == "server-not-ready"
+    chatter = "".join(f"step {number}: OK\n" for number in range(40))
+    assert _diagnose(told + log + chatter).cause is None
 
 
 def test_a_root_of_trouble_goes_before_what_follows_from_it() -> None:
