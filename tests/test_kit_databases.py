@@ -565,6 +565,33 @@ def test_what_the_configuration_rules_out(
     assert words in unavailable(by_hand(place, "story.py", env=env))
 
 
+@pytest.mark.parametrize("runner", [False, True])
+def test_a_misspelt_name_is_an_error_and_another_one_an_empty_database(
+    place: Project, *, runner: bool
+) -> None:
+    body = """
+assert value(dbs["orm"].url, "SELECT count(*) FROM users") == 1
+for name in "orn", "orm2", "archive":
+    empty = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    assert value(dbs[name].url, empty) == 0
+try:
+    databases("archive", "ohclv").__enter__()
+except DatabasesUnavailable as error:
+    lines = str(error).splitlines()
+    assert lines[0] == "'ohclv' is not defined; did you mean 'ohlcv'?", error
+    assert lines[1] == "  Defined: 'ohlcv', 'orm'.", error
+    assert lines[2].startswith("To fix this: write databases('ohlcv')"), error
+else:
+    raise SystemExit("it was there")
+"""
+    place.write("examples/story.py", story(body, names="'orm', 'orn', 'orm2', 'archive'"))
+    if runner:
+        done = place.run("--strict", "examples/story.py")
+        assert done.statuses == {"examples/story.py": "passed"}, done.stdout
+    else:
+        assert said(by_hand(place, "examples/story.py")) == []
+
+
 def test_the_error_can_be_caught_and_the_environment_is_as_before(place: Project) -> None:
     place.write(
         "story.py",

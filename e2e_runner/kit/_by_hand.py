@@ -18,7 +18,7 @@ from e2e_runner.kit._handed import Given
 from e2e_runner.kit._host import hosted
 from e2e_runner.kit._shared import Shared
 from e2e_runner.kit._warnings import warn
-from e2e_runner.kit.isolation import DatabasesUnavailable
+from e2e_runner.kit.isolation import DatabasesUnavailable, require_no_misspelling
 from e2e_runner.model import DatabaseDefinition, Example, ExampleSettings, Plan, PostgresMode
 from e2e_runner.stop import Stop
 from e2e_runner.wants import definitions_of
@@ -46,6 +46,7 @@ async def obtain(names: Sequence[str], stack: contextlib.AsyncExitStack) -> Give
         project = await stack.enter_async_context(_project.hold())
         script = project.script
         if names:
+            require_no_misspelling(names, project.defined)
             wanted = [project.defined.get(name, DatabaseDefinition(name=name)) for name in names]
             settings = replace(script.settings, databases=tuple(wanted))
             script = replace(script, settings=settings, companions=())

@@ -12,7 +12,7 @@ from e2e_runner import handover
 from e2e_runner.addresses import variables
 from e2e_runner.dbnames import database_names
 from e2e_runner.handover import Prepared
-from e2e_runner.kit.isolation import DatabasesUnavailable
+from e2e_runner.kit.isolation import DatabasesUnavailable, require_no_misspelling
 from e2e_runner.model import ServerAddress
 
 
@@ -34,6 +34,7 @@ async def obtain(names: Sequence[str], stack: contextlib.AsyncExitStack) -> Give
             f"{handover.VARIABLE} cannot be read: {error}",
             remedy="leave it as the run has set it, or unset it and E2E_RUN",
         ) from None
+    require_no_misspelling(names, [each.definition.name for each in handed.prepared])
     chosen = handover.choose(handed, names)
     taken = [each for each in chosen if _is_taken_now(each)]
     # Children inherit this, so that none of them takes what this process uses.

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from e2e_runner.kit._blocks import Block, BlockError
 from e2e_runner.kit._environment import environment
+
+_CLOSE = 0.7  # from which likeness on a name is taken for a misspelt one, of 1
 
 
 class DatabasesUnavailable(BlockError):  # noqa: N818 - a finding about the surroundings
@@ -60,8 +62,9 @@ def databases(*names: str) -> Block[IsolatedDatabases]:
     """Make databases for the length of a block, and set the variables that an application reads.
 
     The block works with ``with`` and ``async with``, and gives `IsolatedDatabases`. A name that the
-    configuration defines is a database filled as it says there; another is empty. Without names
-    they are all that the configuration defines for this script, else one that is called "".
+    configuration defines is a database filled as it says there; another is empty, but an error where
+    it reads like a defined one misspelt. Without names they are all that the configuration defines
+    for this script, else one that is called "".
 
     ``DATABASE_URL`` and the ``PG*`` variables name the first of them, and the variables of
     ``[tool.e2e-run.databases]`` and ``[tool.e2e-run.postgres]`` are set too. At the end, however that
@@ -80,6 +83,24 @@ def databases(*names: str) -> Block[IsolatedDatabases]:
     if len(set(names)) < len(names):
         raise ValueError(f"a database is named twice: {', '.join(names)}")
     return Block(lambda: _isolated(names))
+
+
+def require_no_misspelling(wanted: Collection[str], defined: Collection[str]) -> None:
+    """Raise `DatabasesUnavailable` for a name that is like a defined one, which is not wanted too."""
+    others = {name.lower(): name for name in defined if name and name not in wanted}
+    for name in wanted:
+        if name in defined or not others:
+            continue
+        import difflib  # only now: few names are not defined
+
+        if found := difflib.get_close_matches(name.lower(), others, 1, _CLOSE):
+            meant = others[found[0]]
+            raise DatabasesUnavailable(
+                f"{name!r} is not defined; did you mean {meant!r}?",
+                facts=(f"Defined: {', '.join(map(repr, sorted(filter(None, defined))))}.",),
+                remedy=f"write databases({meant!r}); for an empty database define {name!r} too, by "
+                "an empty table in [tool.e2e-run.databases], or give it another name.",
+            )
 
 
 @contextlib.asynccontextmanager
