@@ -1,7 +1,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Generator
 from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
@@ -37,6 +37,70 @@ def test_what_is_not_true_fails(value: object) -> None:
         check(value, why="somebody answers")
     assert str(caught.value) == f"somebody answers: expected something true, got {value!r}"
     assert isinstance(caught.value, AssertionError)
+
+
+async def _later() -> bool:
+    return False
+
+
+async def _one_after_another() -> AsyncIterator[bool]:
+    yield False
+
+
+def _never() -> bool:
+    return False
+
+
+class _Undecided:
+    """May be awaited, and has a truth of its own all the same."""
+
+    def __await__(self) -> Generator[Any, Any, bool]:
+        raise NotImplementedError
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "meant"),
+    [
+        (_later, "coroutine", r"it was not awaited; write check\(await \.\.\.\)"),
+        (lambda: (x > 5 for x in [1, 2]), "generator", r"write check\(all\(\.\.\.\)\), or any"),
+        (lambda: map(bool, [0]), "map", r"write check\(all\("),
+        (lambda: filter(None, [0]), "filter", r"write check\(all\("),
+        (_one_after_another, "async_generator", r"write check\(all\(\[\.\.\. async for"),
+        (lambda: _never, "function", r"it was not called; write check\(_never\(\)\)"),
+        (lambda: _later, "function", r"it was not called; write check\(_later\(\)\)"),
+        (lambda: lambda: False, "function", r"it was not called; write check\(it\(\)\)"),
+        (
+            lambda: "".isdigit,
+            "builtin_function_or_method",
+            r"it was not called; write check\(isdigit\(\)\)",
+        ),
+    ],
+)
+def test_what_is_always_true_checks_nothing(
+    make: Callable[[], object], kind: str, meant: str
+) -> None:
+    with pytest.raises(
+        TypeError, match=rf"^it is so: check\({kind}\) is always true, whatever comes: {meant}"
+    ):
+        check(make(), why="it is so")
+
+
+def test_a_task_is_not_its_result() -> None:
+    async def main() -> None:
+        task = asyncio.create_task(_later())
+        with pytest.raises(TypeError, match="it was not awaited"):
+            check(task)
+        check(await task, False)
+
+    asyncio.run(main())
+
+
+def test_what_has_a_truth_of_its_own_is_asked_for_it() -> None:
+    with pytest.raises(CheckFailed, match="expected something true"):
+        check(_Undecided())
 
 
 def test_to_expect_true_is_to_expect_no_less() -> None:

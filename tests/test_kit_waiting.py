@@ -4,7 +4,7 @@ import gc
 import re
 import selectors
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +411,18 @@ def test_a_result_is_no_function() -> None:
         wait_until(rows())  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=r"not the result of a call: wait_until\(lambda: \.\.\.\)"):
         wait_until(Answers(1).later())  # type: ignore[call-overload]
+
+
+class Later:
+    """An awaitable that, unlike a coroutine, says nothing of its own when it is forgotten."""
+
+    def __await__(self) -> Generator[Any, Any, bool]:
+        raise NotImplementedError
+
+
+def test_a_forgotten_await_is_warned_of_by_name() -> None:
+    with pytest.warns(RuntimeWarning, match=r"^coroutine 'wait_until' was never awaited"):
+        wait_until(Later)  # type: ignore[unused-coroutine]
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan")])

@@ -1,5 +1,6 @@
 """Checks that say what was expected and what came. They are no ``assert``: ``python -O`` keeps them."""
 
+import inspect
 from collections.abc import Collection
 from typing import TypeVar, overload
 
@@ -38,9 +39,16 @@ def check(actual: object, expected: object = _TRUTH, why: str = "") -> None:
     """Raise `CheckFailed` unless `actual` equals `expected`, or is true where nothing is expected.
 
     The message begins with `why`, and says what was expected, what came, and where they differ.
-    ``check(x, True)`` asks for equality; ``check(x)`` for truth.
+    ``check(x, True)`` asks for equality; ``check(x)`` for truth. What is always true, and so checks
+    nothing, is a TypeError there: a coroutine that was not awaited, a generator, a function.
     """
     if expected is _TRUTH:
+        if meant := _meant(actual):
+            if inspect.iscoroutine(actual):
+                actual.close()  # else a warning would say it once more
+            raise TypeError(
+                f"{_prefix(why)}check({type(actual).__name__}) is always true, whatever comes: {meant}"
+            )
         try:
             true = bool(actual)
         except Exception as error:
@@ -60,6 +68,21 @@ def check(actual: object, expected: object = _TRUTH, why: str = "") -> None:
         ) from error
     if not same:
         raise CheckFailed(_prefix(why) + _differences.words(actual, expected))
+
+
+def _meant(actual: object) -> str:
+    """Say what was meant by what is always true; nothing where it may be false."""
+    if inspect.isawaitable(actual):
+        own = hasattr(type(actual), "__bool__")
+        return "" if own else "it was not awaited; write check(await ...)"
+    if inspect.isasyncgen(actual):
+        return "write check(all([... async for ...])), or any"
+    if inspect.isgenerator(actual) or isinstance(actual, map | filter):
+        return "write check(all(...)), or any"
+    if inspect.isroutine(actual):
+        name = getattr(actual, "__name__", "it")
+        return f"it was not called; write check({'it' if name == '<lambda>' else name}())"
+    return ""
 
 
 def api_response(response: _R, status: int | Collection[int]) -> _R:

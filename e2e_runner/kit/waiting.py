@@ -108,6 +108,10 @@ async def _wait_async(wait: "_Wait", first: Awaitable[Any]) -> Any:
         await asyncio.sleep(pause)
 
 
+# The name that Python warns of when the result is never awaited.
+_wait_async.__qualname__ = wait_until.__qualname__
+
+
 class _Wait:
     """Decides when to try again and when it is enough, and says what was missing. No I/O but the clock."""
 
