@@ -267,6 +267,8 @@ class Databases:
             fill,
             run_program=partial(run_program, self._supervisor),
             log=self._run_dir.own_file("postgres.txt"),
+            # Else this is no run of the project, and the folder goes at its end.
+            log_stays=self._run_dir.folder.is_relative_to(self._run.state_dir),
             environment=with_interpreter(self._environ, self._run.python),
             root=self._run.root,
             env_mapping=self._run.postgres.env,

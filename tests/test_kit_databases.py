@@ -546,6 +546,22 @@ def test_a_template_that_cannot_be_loaded(place: Project, untouched: Server, whe
     assert "line 2" in text
 
 
+@pytest.mark.parametrize("runner", [False, True])
+def test_a_command_that_fails_is_quoted(place: Project, *, runner: bool) -> None:
+    place.write("fill.sh", "echo connecting to $DB_OHLCV_NAME\necho no candles for 2026\nexit 3\n")
+    place.write("examples/story.py", story("say()"))
+    if runner:
+        example = place.run("examples/story.py").examples["examples/story.py"]
+        text = example["reason"]
+        log = text.rpartition("; its output: ")[2].removesuffix(")")
+        assert (place.root / log).read_text().endswith("no candles for 2026\n")
+    else:
+        text = unavailable(by_hand(place, "examples/story.py"))
+        assert "its output" not in text  # it goes with the script
+    assert "command of database 'ohlcv' (sh fill.sh): exit code 3: no candles for 2026" in text
+    assert "its last lines: connecting to " in text
+
+
 @pytest.mark.parametrize(
     ("env", "metadata", "words"),
     [
@@ -870,6 +886,24 @@ raise SystemExit(f"name: {name}")
     name = output.rpartition("name: ")[2].strip()
     assert f"e2e-run: database {name} stays: " in output
     assert "marked as a template" in output
+
+
+def test_a_further_database_whose_command_fails_is_an_error_with_its_output(
+    place: Project,
+) -> None:
+    body = """
+open("../fill.sh", "w").write("echo no candles; echo for 2026; exit 3")
+try:
+    databases("ohlcv").__enter__()
+except DatabasesUnavailable as error:
+    assert "exit code 3: for 2026 (its last lines: no candles | for 2026)" in str(error), error
+else:
+    raise SystemExit("it was filled")
+"""
+    place.write("examples/story.py", story(body))
+    place.write("fill.sh", "true\n")
+    done = place.run("--strict", "examples/story.py")
+    assert done.statuses == {"examples/story.py": "passed"}, done.stdout
 
 
 def test_a_further_database_that_cannot_be_filled_is_dropped(

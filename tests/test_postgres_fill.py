@@ -349,14 +349,27 @@ def test_a_command_is_told_of_the_database_and_runs_in_the_root(
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (("sh", "-c", "seq 9; exit 3"), "exit code 3: 9 (its output: log)"),
+        (
+            ("sh", "-c", "seq 9; exit 3"),
+            "exit code 3: 9 (its last lines: 5 | 6 | 7 | 8 | 9; its output: log)",
+        ),
         (
             (sys.executable, "-c", "print('psql:a.sql:1: ERROR:  no'); print('LINE 1'); exit(1)"),
-            "exit code 1: psql:a.sql:1: ERROR:  no (its output: log)",
+            (
+                "exit code 1: psql:a.sql:1: ERROR:  no (its last lines: psql:a.sql:1: ERROR:  no | LINE 1; "
+                "its output: log)"
+            ),
         ),
         (
             (sys.executable, "-c", "raise LookupError('no (see\\nthere)')"),
-            "exit code 1: LookupError: no (see (its output: log)",
+            (
+                "exit code 1: LookupError: no (see (its last lines: Traceback (most recent call last): | "
+                'File "<string>", line 1, in <module> | LookupError: no (see | there); its output: log)'
+            ),
+        ),
+        (
+            (sys.executable, "-c", "print('x' * 5000); exit(1)"),
+            f"exit code 1: {'x' * 99}…{'x' * 100} (its output: log)",
         ),
         (("sh", "-c", "kill -9 $$"), "killed by signal 9"),
         (("no-such-program",), "no-such-program is not on PATH"),

@@ -59,6 +59,7 @@ async def _fill(handed: Handover, definition: DatabaseDefinition, address: Serve
             definition,
             run_program=partial(run_program, host.supervisor),
             log=host.run_dir.own_file(f"fill-{secrets.token_hex(4)}.txt"),
+            log_stays=False,
             environment=with_interpreter(os.environ, handed.python),
             root=handed.root,
             env_mapping=handed.env,

@@ -14,11 +14,13 @@ from e2e_runner.addresses import APPLICATION_VARIABLES, variables
 from e2e_runner.model import DatabaseDefinition, ServerAddress
 from e2e_runner.postgres.beyond import beyond
 from e2e_runner.postgres.connection import DRIVER_ERRORS, Unreachable, connected
+from e2e_runner.text import one_line, shorten
 
 PATIENCE = 300.0  # seconds for all files and the command of a definition
 
 _TAIL_BYTES = 8192
 _TAIL_LINES = 5
+_WIDTH = 200  # columns of a line of a command's output that its error quotes
 # What psql knows and the server does not. The file is read as text, so that such a line in a
 # string or a function body counts too: then the advice is to install psql, and nothing is lost.
 _FOR_PSQL = re.compile(r"^\\\S|^\s*COPY\s[^;]*\bFROM\s+stdin\b", re.IGNORECASE | re.MULTILINE)
@@ -66,12 +68,14 @@ async def fill(
     root: Path,
     env_mapping: Mapping[str, str] | None = None,
     psql: Path | None = None,
+    log_stays: bool = True,
 ) -> None:
     """Fill the database that `address` names.
 
     `environment` is the base of what the programs see; what there leads to another server is left
     out. `env_mapping` is ``postgres.env``, and `root` the folder that the command runs in. `psql`
-    is the one that belongs to the server, else it is looked for on the environment's PATH.
+    is the one that belongs to the server, else it is looked for on the environment's PATH. Errors
+    name `log`, to which what the programs say is added, if it stays.
 
     Raises FillFailed: for a file that cannot be read, is wrong or reaches beyond its database, which
     is seen before anything is run; for a command that fails, after `PATIENCE` seconds, and where
@@ -79,6 +83,7 @@ async def fill(
     """
     base = {name: value for name, value in environment.items() if name not in APPLICATION_VARIABLES}
     programs = _Programs(run=run_program, log=log)
+    log_shown = _shown(log, root) if log_stays else ""
     found = str(psql) if psql else shutil.which("psql", path=environment.get("PATH"))
     what = ""
     try:
@@ -97,7 +102,7 @@ async def fill(
                 what = f"command of database {definition.name!r} ({' '.join(definition.command)})"
                 names = {definition.name: address.database}
                 told = {**base, **variables(address, names, [definition], env_mapping or {})}
-                await _with_command(definition.command, told, root, programs)
+                await _with_command(definition.command, told, root, programs, log_shown)
     except TimeoutError as error:
         raise FillFailed(f"{what}: not done within {PATIENCE:g} s") from error
     except (FillFailed, Unreachable) as error:
@@ -187,15 +192,33 @@ async def _with_driver(file: Path, address: ServerAddress) -> None:
 
 
 async def _with_command(
-    argv: Sequence[str], environment: Mapping[str, str], root: Path, programs: _Programs
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    root: Path,
+    programs: _Programs,
+    log_shown: str,
 ) -> None:
     code, output = await programs([_located(argv[0], environment), *argv[1:]], environment, root)
     if code:
         how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-        telling = [line for line in output if _AN_ERROR.match(line)] or output
-        if telling:
-            how += f": {telling[-1]} (its output: {_shown(programs.log, root)})"
-        raise _ProgramFailed(how, output)
+        raise _ProgramFailed(how + _quoted(output, log_shown), output)
+
+
+def _quoted(output: Sequence[str], log_shown: str) -> str:
+    """Quote the line of an output that tells most, and its last lines beside that."""
+    if not output:
+        return ""
+    telling = [line for line in output if _AN_ERROR.match(line)] or output
+    more = []
+    if len(output) > 1:
+        last = output[-_TAIL_LINES:]
+        more.append(
+            f"its last lines: {' | '.join(shorten(one_line(line), _WIDTH) for line in last)}"
+        )
+    if log_shown:
+        more.append(f"its output: {log_shown}")
+    said = f": {shorten(one_line(telling[-1]), _WIDTH)}"
+    return f"{said} ({'; '.join(more)})" if more else said
 
 
 def _located(program: str, environment: Mapping[str, str]) -> str:
