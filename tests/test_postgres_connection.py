@@ -17,9 +17,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import servers
-from harness import free_port, wait_until
+from harness import IS_ROOT, NOBODY, REPOSITORY, free_port, ordinary_python, wait_until
 from servers import run
 
 from e2e_runner.model import ServerAddress
@@ -213,20 +214,45 @@ print(asyncio.run(ask()))
 """
 
 
-def asked(address: ServerAddress, environment: dict[str, str]) -> str:
-    """Give the user as whom a process with that environment gets in, or why it does not."""
+def asked(
+    address: ServerAddress,
+    environment: dict[str, str],
+    *,
+    python: Path | str = sys.executable,
+    **more: Any,
+) -> str:
+    """Give the user as whom a process with that environment gets in, or why it does not.
+
+    `more` is for the process.
+    """
     # In the development mode asyncio tells on stderr what was slow, as everything is on a busy machine.
     ours = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ASK, json.dumps(dataclasses.asdict(address))],
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        [python, "-W", "error", "-c", ASK, json.dumps(dataclasses.asdict(address))],
         env={**ours, **environment},
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
+        **more,
     )
     assert done.stderr == ""
     return done.stdout.strip()
+
+
+def asked_by_a_stranger(address: ServerAddress, home: Path) -> str:
+    """Ask as a user who may not look into the home folder, as under a changed uid in a container."""
+    home.mkdir(exist_ok=True)
+    home.chmod(0)
+    if not IS_ROOT:
+        return asked(address, {"HOME": str(home)})
+    python = ordinary_python()
+    if python is None:
+        pytest.skip("no interpreter here can be run by an ordinary user")
+    paths = [str(REPOSITORY), str(Path(asyncpg.__file__).parent.parent)]
+    environment = {"HOME": str(home), "PYTHONPATH": os.pathsep.join(paths)}
+    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    return asked(address, environment, python=python, cwd="/", **who)
 
 
 def test_an_address_decides_alone_whatever_the_environment_says(
@@ -303,6 +329,42 @@ def test_a_password_file_is_read(
         assert run(facts(address)).user == "with_password"
     else:
         assert "SQLSTATE 28P01" in refusal(address)
+
+
+@pytest.mark.parametrize("sslmode", ["", "disable", "allow", "prefer"])
+def test_a_home_that_may_not_be_read_is_none(
+    server: servers.Server, tmp_path: Path, sslmode: str
+) -> None:
+    options = {"sslmode": sslmode} if sslmode else {}
+    tcp = dataclasses.replace(server.address(user="with_password"), options=options)
+    home = tmp_path / "home"
+    right = dataclasses.replace(tcp, password=RIGHT)
+    assert asked_by_a_stranger(right, home) == "with_password"
+    assert "SQLSTATE 28P01" in asked_by_a_stranger(dataclasses.replace(tcp, password=WRONG), home)
+    socket_ = dataclasses.replace(server.address(), host=str(server.sockets), options=options)
+    assert asked_by_a_stranger(socket_, home) == "postgres"
+
+
+def test_what_would_be_in_a_home_that_may_not_be_read(
+    server: servers.Server, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+
+    def said(**options: str) -> str:
+        address = dataclasses.replace(server.address(), options=options)
+        return asked_by_a_stranger(address, home).partition(": ")[2]
+
+    assert "rejected SSL upgrade" in said(sslmode="require")
+    assert said(sslmode="verify-full") == (
+        f"sslmode=verify-full needs an sslrootcert, and the home folder may not be read: {home}"
+    )
+    assert said(sslmode="prefer", ssl_min_protocol_version="nonsense") == (
+        "there is no TLS version nonsense"
+    )
+    assert "must be one of: disable" in said(sslmode="nonsense")
+    assert said(sslcert=str(home / "mine.crt")) == (
+        f"its sslcert names {home / 'mine.crt'}, which this user may not read"
+    )
 
 
 # --- who does not let us in ----------------------------------------------------------------------
@@ -480,6 +542,37 @@ def test_a_server_that_insists_on_tls(certificate: Path) -> None:
             'pg_hba.conf rejects connection for host "127.0.0.1", user "plain",'
             ' database "postgres", no encryption (SQLSTATE 28000)'
         )
+
+
+def test_tls_with_a_home_that_may_not_be_read(certificate: Path, tmp_path: Path) -> None:
+    settings = {
+        "ssl": "on",
+        "ssl_cert_file": str(certificate / "server.crt"),
+        "ssl_key_file": str(certificate / "server.key"),
+    }
+    hba = (
+        "hostnossl all no_tls all trust\nhost all no_tls all reject\n"
+        "hostssl all all all trust\nhost all plain all reject"
+    )
+    root = certificate / "server.crt"
+    with servers.running_server(servers.binaries("system"), settings=settings, hba=hba) as server:
+        server.sql("CREATE ROLE plain LOGIN")
+        server.sql("CREATE ROLE no_tls LOGIN")
+
+        def said(user: str, **options: str) -> str:
+            address = dataclasses.replace(
+                server.address(user=user), host="localhost", options=options
+            )
+            return asked_by_a_stranger(address, tmp_path / "home")
+
+        for mode in ("allow", "prefer", "require"):
+            assert said("plain", sslmode=mode) == "plain"
+        for mode in ("verify-ca", "verify-full"):
+            assert said("plain", sslmode=mode, sslrootcert=str(root)) == "plain"
+        for mode in ("allow", "prefer", "disable"):
+            assert said("no_tls", sslmode=mode) == "no_tls"
+        assert "no encryption (SQLSTATE 28000)" in said("plain", sslmode="disable")
+        assert "SSL encryption (SQLSTATE 28000)" in said("no_tls", sslmode="require")
 
 
 # --- servers that come and go --------------------------------------------------------------------

@@ -8,7 +8,7 @@ import os
 import re
 import ssl
 import stat
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +19,8 @@ import asyncpg
 from e2e_runner.model import ServerAddress
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+# For the driver: what to encrypt with, whether to, or None for what the options say.
+_Encryption: TypeAlias = ssl.SSLContext | bool | None
 
 # What a call of the driver may raise; a TimeoutError is an OSError.
 DRIVER_ERRORS = (
@@ -39,6 +41,7 @@ _ENTRY = re.compile(r"((?:[^:\\]|\\.)*):" * 4 + "(.*)")
 _ESCAPED = re.compile(r"\\(.)")
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _WAYS_IN = (*_FILES, "sslpassword")
+_MODES_OF_TLS = frozenset({"allow", "prefer", "require", "verify-ca", "verify-full"})
 # Those for which the driver would read the caller's environment, and what is usual. Where there is
 # no TLS, or where it is set up here, the driver looks at those of TLS all the same.
 _USUAL = {
@@ -109,7 +112,8 @@ async def connect(
     where = f"{address}, database {database or address.database}"
     if missing := _missing_file(address):
         raise Unreachable(f"{where}: {missing}")
-    try:
+
+    async def attempt(encryption: _Encryption) -> Connection:
         return await _uninterrupted(
             asyncpg.connect(
                 _ways_in(address),
@@ -119,12 +123,21 @@ async def connect(
                 # Not None, for which the driver reads PGPASSWORD.
                 password=address.password or _saved_password(address, database) or "",
                 database=database or address.database,
-                ssl=_encryption(address),
+                ssl=encryption,
                 timeout=patience,
                 command_timeout=None,
                 statement_cache_size=0,  # a pooler gives each transaction another server connection
             )
         )
+
+    try:
+        first, *fallback = _encryptions(address)
+        try:
+            return await attempt(first)
+        except (OSError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+            if not fallback or isinstance(error, TimeoutError | asyncpg.InvalidPasswordError):
+                raise
+        return await attempt(*fallback)
     except TimeoutError as error:
         raise Unreachable(f"{where}: no answer within {patience:g} s") from error
     except asyncpg.PostgresError as error:
@@ -164,14 +177,70 @@ def _ways_in(address: ServerAddress) -> str:
     return f"postgresql://?{given}"
 
 
-def _encryption(address: ServerAddress) -> ssl.SSLContext | bool | None:
-    """Do what no `sslmode` says to the driver; None: what that one says."""
+def _encryptions(address: ServerAddress) -> Sequence[_Encryption]:
+    """Do what no `sslmode` says to the driver; None: what that one says.
+
+    A second one is for where the server refuses the first. Raises OSError and ValueError for files
+    and versions that cannot be.
+    """
     if address.host.startswith(_SOCKET):
-        return False  # as in libpq, whatever the options say
+        return [False]  # as in libpq, whatever the options say
     if address.options.get("sslrootcert") == _SYSTEM:
         # The driver takes that for the name of a file.
-        return ssl.create_default_context()  # with sslmode=verify-full, as libpq insists on
-    return None
+        return [ssl.create_default_context()]  # with sslmode=verify-full, as libpq insists on
+    mode = address.options.get("sslmode") or _USUAL["sslmode"]
+    if mode not in _MODES_OF_TLS or not _is_home_shut():
+        return [None]
+    # The driver would look for files of TLS there, and fail.
+    tls = _tls(address)
+    if mode == "prefer":
+        return [tls, False]
+    return [False, tls] if mode == "allow" else [tls]
+
+
+def _is_home_shut() -> bool:
+    """Tell whether this user may not look into the home folder, as under another uid with HOME=/root."""
+    try:
+        (Path.home() / ".postgresql" / "root.crl").stat()
+    except PermissionError:
+        return True
+    except (OSError, RuntimeError):  # there is no such file, or no home
+        return False
+    return False
+
+
+def _tls(address: ServerAddress) -> ssl.SSLContext:
+    """Set TLS up as the driver does for somebody without a home."""
+    given = {**_USUAL, **{name: value for name, value in address.options.items() if value}}
+    mode, root = given["sslmode"], given.get("sslrootcert")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = mode == "verify-full"
+    if root and mode not in {"allow", "prefer"}:
+        context.load_verify_locations(cafile=root)
+    elif mode.startswith("verify"):
+        raise ValueError(
+            f"sslmode={mode} needs an sslrootcert, and the home folder may not be read: {Path.home()}"
+        )
+    else:
+        context.verify_mode = ssl.CERT_NONE
+    if crl := given.get("sslcrl"):
+        context.load_verify_locations(cafile=crl)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+    if certificate := given.get("sslcert"):
+        secret = given.get("sslpassword", "")
+        context.load_cert_chain(certificate, given.get("sslkey"), lambda: secret)
+    context.minimum_version = _tls_version(given["ssl_min_protocol_version"])
+    context.maximum_version = _tls_version(given["ssl_max_protocol_version"])
+    if ssl.HAS_ALPN:  # without which no server negotiates directly
+        context.set_alpn_protocols(["postgresql"])
+    return context
+
+
+def _tls_version(name: str) -> ssl.TLSVersion:
+    try:
+        return ssl.TLSVersion[name.replace(".", "_")]
+    except KeyError:
+        raise ValueError(f"there is no TLS version {name}") from None
 
 
 def _saved_password(address: ServerAddress, database: str | None) -> str | None:
@@ -200,7 +269,13 @@ def _saved_password(address: ServerAddress, database: str | None) -> str | None:
 def _missing_file(address: ServerAddress) -> str | None:
     for name in _FILES:
         file = address.options.get(name)
-        if file and file != _SYSTEM and not Path(file).exists():
+        if not file or file == _SYSTEM:
+            continue
+        try:
+            Path(file).stat()
+        except PermissionError:
+            return f"its {name} names {file}, which this user may not read"
+        except (OSError, ValueError):
             return f"its {name} names {file}, and there is no such file"
     return None
 
