@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_runner import logs, ports, text
+from e2e_runner.answering import local_port, stranger
 from e2e_runner.databases import Grant, NoDatabase
 from e2e_runner.events import Event, OutputWritten, Phase, PhaseChanged, Warned
 from e2e_runner.handover import COMPANIONS, companion_url, encode_companions
@@ -84,6 +85,7 @@ class Attempt:
         self._starts = 0
         self._grant: Grant | None = None
         self._given: Mapping[str, str] = {}  # the variables that tell of it
+        self._companions_died: list[str] = []
         self._companions: dict[Path, str] = {}  # where those are that are ready, by their files
         self._started_at = 0.0
         self._narration = Narration(example.path, started=0.0)
@@ -127,6 +129,7 @@ class Attempt:
         if unavailable is not None:
             return replace(base, blocked=unavailable)
         facts = await self._run_with_companions(base)
+        facts = replace(facts, companions_died=tuple(self._companions_died))
         # Once the companions have ended too: what they hold is no leak while they run.
         listening = self._ports.left_behind(facts.leaks)
         return replace(facts, leaks=(*facts.leaks, *listening, *await self._left_databases()))
@@ -213,7 +216,7 @@ class Attempt:
                 cause="companion-not-ready",
                 reason=f"companion {companion.path} could not be started: {start_failure(error)}",
             )
-        stack.push_async_callback(self._end_companion, companion, script)
+        stack.push_async_callback(self._end_companion, companion, script, local_port(probe))
         ready = await self._wait_ready(script, probe, companion.settings.timeout)
         if isinstance(ready, Ready):
             self._companions[companion.file] = companion_url(probe, companion.ports)
@@ -228,11 +231,19 @@ class Attempt:
     def _about_companions(self) -> dict[str, str]:
         return {COMPANIONS: encode_companions(self._companions)} if self._companions else {}
 
-    async def _end_companion(self, companion: Example, script: Script) -> None:
+    async def _end_companion(self, companion: Example, script: Script, port: int | None) -> None:
+        if port is not None and not script.child.exited.done():
+            found = ports.listening_ports_of(await script.child.pids())
+            if not any(port in each for each in found.values()):
+                # A process that ends closes its sockets first: the news may be on their way.
+                await asyncio.wait([script.child.exited], timeout=_LINGER)
         if script.child.exited.done():
             ended = script.exited
             how = "was lost" if ended is None else _exit_words(ended.exit.code, ended.exit.signal)
-            self._notes.append(f"companion {companion.path} ended by itself: {how}")
+            said = f"companion {companion.path} ended by itself: {how}"
+            self._notes.append(said)
+            if ended is None or ended.exit.code not in (0, companion.settings.expect_exit):
+                self._companions_died.append(said)
         grace = companion.settings.grace
         if await script.end(signal.SIGINT, signal.SIGTERM, grace=grace):
             self._notes.append(f"companion {companion.path} did not stop in {grace:g}s: killed")
@@ -242,6 +253,7 @@ class Attempt:
         self, script: Script, probe: Probe, patience: float
     ) -> Ready | NotReady | None:
         """Wait until a server is ready; None when the run is stopped meanwhile."""
+        port = local_port(probe)
         waiting = asyncio.create_task(
             wait_ready(
                 probe,
@@ -249,6 +261,7 @@ class Attempt:
                 log=script.log_files[0],
                 ended=script.child.exited,
                 clock=self._around.clock,
+                stranger=None if port is None else partial(stranger, [port], script.child),
             )
         )
         try:
@@ -315,10 +328,10 @@ class Attempt:
                 interrupted = stop.asked.done()
                 timed_out = not interrupted
                 signals = [signal.SIGTERM]
-                if timed_out:
-                    await self._explain_timeout(script)
                 # What it tells of itself once it is being stopped is another matter.
                 await script.read_records()
+                if timed_out:
+                    await self._explain_timeout(script)
                 self._narration.stop(self._around.clock() - script.started_at)
             self._phase(Phase.STOPPING, signals[0].name)
             killed = await self._end(script, *signals)
@@ -368,10 +381,12 @@ class Attempt:
     async def _explain_timeout(self, script: Script) -> None:
         if self._settings.serve is not None:
             return
-        await script.look_at_ports()
+        own = await script.look_at_ports()
+        if self._narration.has_steps:
+            return  # a story, whatever it serves meanwhile
         now = self._around.clock()
-        for port, since in script.listening.items():
-            listened = text.duration(now - since)
+        for port in sorted(own):
+            listened = text.duration(now - script.listening[port])
             self._hints.append(
                 f"It was listening on port {port} for {listened} when its time was over. If it is "
                 "a server by design, say so in its metadata, and it is stopped once it is ready:\n"

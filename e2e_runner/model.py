@@ -338,6 +338,7 @@ class ProcessInfo:
     command: str
     started: float
     user: str = ""
+    uid: int | None = None  # as which it acts
     ports: tuple[int, ...] = ()  # TCP ports that it listens on
 
 

@@ -5,21 +5,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from e2e_runner import ports, text
 from e2e_runner.events import Phase
 from e2e_runner.model import (
     Example,
-    HttpProbe,
     Leak,
     LeakedPort,
     OnPortConflict,
     PortOwner,
-    Probe,
-    TcpProbe,
 )
+from e2e_runner.probes import address_of, is_this_machine
 from e2e_runner.rundir import is_live
 from e2e_runner.script import Surroundings
 from e2e_runner.verdict import Blocked
@@ -27,7 +23,6 @@ from e2e_runner.verdict import Blocked
 PORT_IN_USE = "port-in-use"
 
 _POLL = 0.1  # seconds between looks at a taken port: the system has no event for "free again"
-_HTTP_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +141,8 @@ def needed_ports(example: Example) -> tuple[int, ...]:
     needed: list[int] = []
     for part in (example, *example.companions):
         needed.extend(part.settings.ports)
-        address = _address(part.settings.serve)
-        if address is not None and _is_this_machine(address[0]):
+        address = address_of(part.settings.serve)
+        if address is not None and is_this_machine(address[0]):
             needed.append(address[1])
     return tuple(dict.fromkeys(needed))
 
@@ -157,30 +152,11 @@ def _describe(owner: PortOwner) -> str:
 
 
 def _holder(owner: PortOwner) -> str:
-    return ports.holder_words(owner, time.time()) or owner.note
+    shown = ports.holder_words(owner, time.time())
+    return shown or (f"somebody: {owner.note}" if owner.note else "")
 
 
 def _span(waited: float, example: Example) -> str:
     """Say how long an example waited: its limit where that was reached."""
     most = example.settings.timeout
     return text.limit(most) if waited >= most else text.duration(waited)
-
-
-def _address(probe: Probe | None) -> tuple[str, int] | None:
-    match probe:
-        case TcpProbe(host=host, port=port):
-            return host, port
-        case HttpProbe(url=url):
-            parts = urlsplit(url)
-            known = parts.port or _HTTP_PORTS.get(parts.scheme)
-            return None if known is None or parts.hostname is None else (parts.hostname, known)
-        case _:
-            return None
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified

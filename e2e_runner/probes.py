@@ -10,8 +10,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from io import FileIO
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
+from urllib.parse import urlsplit
 
 from e2e_runner.model import HttpProbe, LogProbe, Probe, TcpProbe
 from e2e_runner.text import duration, one_line, plural, shorten, strip_ansi
@@ -29,6 +31,7 @@ _FIRST_ERROR = 400  # the lowest HTTP status that is one
 _CHUNK = 64 * 1024  # bytes
 _LONGEST_LINE = 16 * 1024  # characters of an unfinished line that are kept
 _SHOWN = 100  # characters
+_STANDARD_PORTS = {"http": 80, "https": 443}
 
 _Attempt = Callable[[float], Awaitable[str]]  # may take so many seconds, else TimeoutError
 
@@ -67,16 +70,20 @@ async def wait_ready(
     log: Path | None = None,
     ended: "asyncio.Future[Any] | None" = None,
     clock: Callable[[], float] = time.monotonic,
+    stranger: "Callable[[], Awaitable[str]] | None" = None,
 ) -> Ready | NotReady:
     """Ask until `probe` is content, for at most `timeout` seconds.
 
     `log` is the file that a `LogProbe` looks at, which need not exist yet. `ended` is done when the
-    process ends, which ends the wait as well; it is never cancelled here. Raises ValueError for a
-    `LogProbe` without a log.
+    process ends, which ends the wait as well; it is never cancelled here. `stranger` says who has
+    answered in the server's place, and gives an empty string where it was the server itself. Raises
+    ValueError for a `LogProbe` without a log.
     """
     start = clock()
     watch = _Watch()
-    asking = asyncio.create_task(_ask(probe, watch, log, start + timeout, clock))
+    asking = asyncio.create_task(
+        _ask(probe, watch, log, deadline=start + timeout, clock=clock, stranger=stranger)
+    )
     awaited: set[asyncio.Future[Any]] = {asking} if ended is None else {asking, ended}
     try:
         # The asking ends by itself in time, and more gently than by being cancelled.
@@ -109,9 +116,41 @@ class _Watch:
     def seen_until(self, now: float) -> str:
         """Tell the last thing seen, a silence included."""
         silence = 0.0 if self.asked_at is None else now - self.asked_at
-        if silence >= _SILENCE or not self.seen:
+        if silence >= _SILENCE:
             return f"no answer within {duration(silence)}"
-        return self.seen
+        return self.seen or "no answer yet"
+
+
+def address_of(probe: Probe | None) -> tuple[str, int] | None:
+    """Give the host and port that a probe asks; None for a log, and for no probe.
+
+    >>> address_of(HttpProbe(url="https://localhost/health"))
+    ('localhost', 443)
+    """
+    match probe:
+        case TcpProbe(host=host, port=port):
+            return host, port
+        case HttpProbe(url=url):
+            parts = urlsplit(url)
+            port = parts.port or _STANDARD_PORTS.get(parts.scheme, 0)
+            return (parts.hostname, port) if parts.hostname and port else None
+        case LogProbe() | None:
+            return None
+        case _:
+            assert_never(probe)
+
+
+def is_this_machine(host: str) -> bool:
+    """Tell whether a host is this machine by its name or address alone.
+
+    >>> is_this_machine("localhost"), is_this_machine("0.0.0.0"), is_this_machine("db.example")
+    (True, True, False)
+    """
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
 
 
 class _NotYetError(Exception):
@@ -132,7 +171,13 @@ def _waiting_for(probe: Probe) -> str:
 
 
 async def _ask(
-    probe: Probe, watch: _Watch, log: Path | None, deadline: float, clock: Callable[[], float]
+    probe: Probe,
+    watch: _Watch,
+    log: Path | None,
+    *,
+    deadline: float,
+    clock: Callable[[], float],
+    stranger: Callable[[], Awaitable[str]] | None,
 ) -> str | None:
     async with _attempts(probe, log) as attempt:
         pause = _FIRST_PAUSE
@@ -141,7 +186,11 @@ async def _ask(
             watch.attempts += 1
             watch.asked_at = clock()
             try:
-                return await attempt(min(patience, max(left, _FIRST_PAUSE)))
+                answer = await attempt(min(patience, max(left, _FIRST_PAUSE)))
+                whose = await stranger() if stranger is not None else ""
+                if not whose:
+                    return answer
+                watch.seen = f"another answers in its place: {whose}"
             except TimeoutError:
                 if patience >= left and watch.seen and left < _SILENCE:
                     return None  # too short a look to say more than the last one

@@ -101,6 +101,7 @@ def with_lost_reports(code: int) -> int:
 JUDGED_CAUSES = frozenset(
     {
         "bad-metadata",
+        "companion-died",
         "exit",
         "exited-before-ready",
         "ignored-sigterm",
@@ -150,6 +151,7 @@ class Facts:
     exit: Exit | None = None  # how the script ended; None: nobody saw it end
     expect_exit: int = 0
     forbidden_output: str | None = None  # the line that matched `fail-on-output`
+    companions_died: tuple[str, ...] = ()  # with a failure, before they were stopped; in words
     leaks: tuple[Leak, ...] = ()
     killed: bool = False  # it outlived its grace and needed SIGKILL
     elapsed: float = 0.0
@@ -271,6 +273,10 @@ def _judge_traces(facts: Facts, ended: Exit) -> Judgement:
         line = text.shorten(text.one_line(facts.forbidden_output.strip()), 80)
         return Judgement(
             status=Status.FAILED, cause="output", reason=f"output matched fail-on-output: {line}"
+        )
+    if facts.companions_died:
+        return Judgement(
+            status=Status.FAILED, cause="companion-died", reason=facts.companions_died[0]
         )
     if facts.leaks:
         return Judgement(status=Status.LEAKED, reason=describe_leaks(facts.leaks))

@@ -407,6 +407,7 @@ def test_log_is_shown_when_the_block_is_left_by_an_exception(
         f"the block of the server at port {server.port} was left by ZeroDivisionError\n"
         "  its log:\n"
         "  | listening\n"
+        "  | stopped by SIGTERM\n"
     )
 
 

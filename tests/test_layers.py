@@ -31,6 +31,7 @@ ADAPTERS = (
 )
 ORCHESTRATION = {
     *(
+        "answering",
         "apart",
         "attempt",
         "databases",

@@ -278,6 +278,14 @@ def test_zero_means_that_something_ran_and_nothing_is_bad(
             ),
         ),
         (
+            Facts(exit=OK, companions_died=("companion a.py ended by itself: exit code 7",)),
+            Judgement(
+                status=F,
+                cause="companion-died",
+                reason="companion a.py ended by itself: exit code 7",
+            ),
+        ),
+        (
             Facts(exit=OK, leaks=(LeakedProcess(pid=7, command="x"), LeakedPort(port=8000))),
             Judgement(status=L, reason="left behind: process 7, port 8000"),
         ),
@@ -394,6 +402,7 @@ _AXES: dict[str, list[Any]] = {
     "serving": list(Serving),
     "leaks": [(), (LeakedPort(port=1),), (LeakedDatabase(name="x"),)],
     "forbidden_output": [None, "Traceback"],
+    "companions_died": [(), ("it died",)],
     "skipped": [None, "reason"],
     "blocked": [None, Blocked(cause="c", reason="r")],
     "start_error": [None, "no such file"],
@@ -411,7 +420,7 @@ def test_green_is_earned_in_the_whole_space() -> None:
             told = judge(replace(facts, step=step))
             assert (told.status, told.cause) == (verdict.status, verdict.cause)
         assert ended_well(facts) == (
-            is_ok(verdict.status, strict=False) or verdict.cause == "output"
+            is_ok(verdict.status, strict=False) or verdict.cause in {"output", "companion-died"}
         )
         if is_ok(verdict.status, strict=False):
             served = facts.serving is Serving.READY and facts.stopped
@@ -420,7 +429,7 @@ def test_green_is_earned_in_the_whole_space() -> None:
             assert facts.serving is not Serving.NOT_READY
             stopped = facts.timed_out or facts.interrupted
             unstarted = facts.skipped or facts.blocked or facts.start_error or facts.problems
-            assert not any([stopped, unstarted, facts.forbidden_output])
+            assert not any([stopped, unstarted, facts.forbidden_output, facts.companions_died])
             assert (verdict.status is L) == bool(facts.leaks)
             assert verdict.status is not S or facts.serving is Serving.READY
         assert bool(verdict.cause) == (verdict.status in {F, T, B})

@@ -7,23 +7,23 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from e2e_runner import logs, ports
+from e2e_runner.answering import stranger
 from e2e_runner.kit._blocks import BlockFailed
 from e2e_runner.kit._exchange import masked_variable
 from e2e_runner.kit._host import Host, hosted
 from e2e_runner.kit._shared import to_the_end
 from e2e_runner.kit._warnings import tell
 from e2e_runner.kit.servers import Server, ServerNotReady, reachable
-from e2e_runner.model import HttpProbe, LogProbe, PortOwner, Probe, TcpProbe
+from e2e_runner.model import HttpProbe, LogProbe, Probe, TcpProbe
 from e2e_runner.parsers import parse_probe
 from e2e_runner.postgres.free_port import free_port
-from e2e_runner.probes import NotReady, wait_ready
+from e2e_runner.probes import NotReady, address_of, is_this_machine, wait_ready
 from e2e_runner.supervise.child import Child, Command, StartError, SupervisionLost
 from e2e_runner.text import duration, limit, one_line, shorten, strip_ansi
 from e2e_runner.verdict import signal_name
@@ -32,11 +32,10 @@ _MOST_PORTS = 5  # to try, where any will do
 _LARGEST_LOG = 64 << 20  # bytes on the disk
 _SHOWN_LOG = 1 << 20  # bytes that `Server.log` gives
 _BOUND_EVERY = 0.25  # seconds
-_LOOK_AGAIN = 0.05  # seconds, while somebody else answers in the server's place
 _LINGER = 0.5  # seconds for what a server started to follow it
 _TAIL = 30  # lines of a log that errors show
+_TAIL_IN_A_RUN = 12  # with what stands above them, no more than a report shows of an output
 _WIDTH = 500  # characters of such a line
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _NO_MODULE = re.compile(r"No module named '?(?P<module>[\w.]+)'?")
 _NO_APP = re.compile(r"Could not import module \"(?P<module>[^\"]*)\"")
 
@@ -102,30 +101,9 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def address_of(probe: Probe) -> tuple[str, int] | None:
-    """Give the host and port that a probe asks; None for the log."""
-    match probe:
-        case TcpProbe(host=host, port=port):
-            return host, port
-        case HttpProbe(url=url):
-            parts = urlsplit(url)
-            return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 80)
-        case LogProbe():
-            return None
-
-
 def scheme_of(probe: Probe) -> str:
     """Give the scheme of the URLs of what a probe asks."""
     return "https" if isinstance(probe, HttpProbe) and probe.url.startswith("https:") else "http"
-
-
-def is_local(host: str) -> bool:
-    """Tell whether a host is this machine by its name."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
 
 
 class Output:
@@ -159,22 +137,25 @@ class _Process:
     started: float  # monotonic
     output: Output
     haste: asyncio.Event  # set: it is to be killed, not stopped
+    listening: set[int]  # ports that it was seen to listen on when it was ready
 
 
 @contextlib.asynccontextmanager
 async def running(order: Order) -> AsyncIterator[Server]:
     """Have a server run for the length of the block. Raises ServerNotReady, at its end too."""
+    failed = ""
     async with hosted() as host, contextlib.AsyncExitStack() as stack:
+        # What it has to say of a failure it may write as late as when it is stopped.
+        stack.callback(lambda: tell(f"{failed}\n{_last_lines(process.output)}") if failed else None)
         process, server = await _ready_server(order, host, stack)
         try:
             yield server
         except BlockFailed as failure:
             if not _is_fine(failure.error):
-                tell(
-                    f"the block of the server{_where(server)} was left by "
-                    f"{type(failure.error).__name__}\n{_last_lines(process.output)}"
-                )
-            if (how := await _ended_by_itself(process, server.pid)) is not None:
+                kind = type(failure.error).__name__
+                failed = f"the block of the server{_where(server)} was left by {kind}"
+            how = await _ended_by_itself(process, server.pid)
+            if how is not None and not _was_told_to_end(process.child):
                 raise ServerNotReady(f"meanwhile {_end_words(server, how)}") from None
             raise
         if (how := await _ended_by_itself(process, server.pid)) is not None:
@@ -206,7 +187,7 @@ async def _start(
 ) -> tuple[_Process, Server]:
     probe = order.probe
     name, port = address_of(probe) or (order.host, order.port or 0)
-    needed = {each for each in (order.port, port if is_local(name) else 0) if each}
+    needed = {each for each in (order.port, port if is_this_machine(name) else 0) if each}
     _require_free(needed, order)
     async with contextlib.AsyncExitStack() as own:
         output = _new_output(host)
@@ -216,7 +197,9 @@ async def _start(
         bounding = asyncio.create_task(_bound(process))
         own.push_async_callback(_finish, bounding)
         await _wait(process, probe, needed)
-        port = port or await _only_port(process.child)
+        process.listening.update(await _listening(process.child))
+        if not port and len(process.listening) == 1:
+            (port,) = process.listening
         stack.push_async_exit(own.pop_all())
     server = Server(
         host=reachable(name),
@@ -267,7 +250,12 @@ async def _spawn(
         )
         child, at = await host.supervisor.start(command)
         process = _Process(
-            order=order, child=child, started=at, output=output, haste=asyncio.Event()
+            order=order,
+            child=child,
+            started=at,
+            output=output,
+            haste=asyncio.Event(),
+            listening=set(),
         )
         started.append(process)
         stack.push_async_callback(_stop, process, host)
@@ -284,55 +272,27 @@ async def _spawn(
 
 async def _wait(process: _Process, probe: Probe, needed: set[int]) -> None:
     """Wait until the server is ready, and it is this one that answers. Raises ServerNotReady."""
-    child = process.child
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + process.order.timeout
-    stranger = ""
-    while True:
+    try:
         answer = await wait_ready(
             probe,
-            timeout=max(deadline - loop.time(), 0),
+            timeout=process.order.timeout,
             log=process.output.log.file,
-            ended=child.exited,
+            ended=process.child.exited,
+            stranger=None
+            if isinstance(probe, LogProbe)
+            else partial(stranger, needed, process.child),
         )
-        if isinstance(answer, NotReady):
-            missing = answer.missing
-            break
-        stranger = "" if isinstance(probe, LogProbe) else await _stranger(needed, child)
-        if not stranger and not child.exited.done():
-            return
-        missing = f"an answer of its own, not {answer.answer!r} of another"
-        if loop.time() >= deadline:
-            break
-        await asyncio.wait([child.exited], timeout=_LOOK_AGAIN)
-    raise _not_ready(process, missing, stranger)
+    except asyncio.CancelledError:
+        tell(f"the server was not ready when the script was ended\n{_facts(process)}")
+        raise
+    if isinstance(answer, NotReady):
+        raise _not_ready(process, answer.missing)
 
 
-async def _stranger(needed: set[int], child: Child) -> str:
-    """Say who listens in the server's place; empty where it is the server, or nobody can tell."""
-    own = await child.pids()
-    seen = {port for found in ports.listening_ports_of(own).values() for port in found}
-    for owner in ports.owners(needed - seen):
-        if owner.addresses and not _may_be_ours(owner, own):
-            return ports.describe(owner, time.time())
-    return ""
-
-
-def _may_be_ours(owner: PortOwner, own: Collection[int]) -> bool:
-    """Tell whether a listener may be the server, as far as the system shows whose it is."""
-    if "published by a container" in owner.note:
-        return True
-    if owner.process is None:
-        # What this user runs is hidden in another namespace only, where the server is not.
-        return owner.uid != os.geteuid()
-    return owner.process.pid in own
-
-
-async def _only_port(child: Child) -> int:
-    """Give the port that a server listens on; 0 unless it is just one."""
+async def _listening(child: Child) -> set[int]:
+    """Give the ports that a server listens on, as far as the system shows them."""
     found = ports.listening_ports_of(await child.pids())
-    listening = {port for each in found.values() for port in each}
-    return listening.pop() if len(listening) == 1 else 0
+    return {port for each in found.values() for port in each}
 
 
 async def _bound(process: _Process) -> None:
@@ -403,13 +363,24 @@ async def _ended_by_itself(process: _Process, pid: int | None) -> str | None:
     """Say how it ended; None while it runs."""
     exited = process.child.exited
     try:
-        # The last request of a story may be what it dies of, and the news on their way.
-        if not exited.done() and pid not in await process.child.pids():
+        # The last request of a story may be what it dies of, and the news on their way. A process that
+        # ends closes its sockets first.
+        if not exited.done() and (
+            pid not in await process.child.pids()
+            or not process.listening <= await _listening(process.child)
+        ):
             await asyncio.wait([exited], timeout=_LINGER)
     except asyncio.CancelledError:
         process.haste.set()
         raise
     return _how(process) if exited.done() else None
+
+
+def _was_told_to_end(child: Child) -> bool:
+    """Tell whether a signal ended it that ends all that a script has started, as that of a run does."""
+    if child.exited.exception() is not None:
+        return False
+    return child.exited.result().exit.signal in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 # --- in words ------------------------------------------------------------------------------------
@@ -435,7 +406,7 @@ def _end_words(server: Server, how: str) -> str:
     return f"the server{_where(server)} ended by itself before the end of its block: {how}"
 
 
-def _not_ready(process: _Process, missing: str, stranger: str) -> ServerNotReady:
+def _not_ready(process: _Process, missing: str) -> ServerNotReady:
     exited = process.child.exited
     if exited.done():
         first = f"the server ended before it was ready: {_how(process)}"
@@ -445,8 +416,6 @@ def _not_ready(process: _Process, missing: str, stranger: str) -> ServerNotReady
     else:
         first = f"the server was not ready within {limit(process.order.timeout)}"
     lines = [first, f"  waited for {missing}"]
-    if stranger:
-        lines.append(f"  {stranger}")
     lines.append(_facts(process))
     if advice := _advice(process.order, process.output.text()):
         lines.append(f"To fix this: {advice}")
@@ -482,10 +451,11 @@ def _last_lines(output: Output) -> str:
     lines = output.text().splitlines()
     if not lines:
         return "  its log is empty"
+    most = _TAIL_IN_A_RUN if "E2E_RUN" in os.environ else _TAIL
     shown = [
-        f"  | {shorten(one_line(strip_ansi(line).expandtabs()), _WIDTH)}" for line in lines[-_TAIL:]
+        f"  | {shorten(one_line(strip_ansi(line).expandtabs()), _WIDTH)}" for line in lines[-most:]
     ]
-    heading = f"the last {_TAIL} lines of its log" if len(lines) > _TAIL else "its log"
+    heading = f"the last {most} lines of its log" if len(lines) > most else "its log"
     return "\n".join([f"  {heading}:", *shown])
 
 

@@ -51,7 +51,7 @@ def serve(
     port: int = 8000,
     host: str = "127.0.0.1",
     ready: str | None = None,
-    timeout: float = 30.0,
+    timeout: float = 20.0,
     grace: float = 5.0,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
@@ -89,7 +89,7 @@ def serve_command(
     port: int | None = None,
     ready: str | None = None,
     host: str = "127.0.0.1",
-    timeout: float = 30.0,
+    timeout: float = 20.0,
     grace: float = 5.0,
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
@@ -117,7 +117,7 @@ def serve_command(
     )
 
 
-def companion(script: str | os.PathLike[str], *, timeout: float = 30.0) -> Block[Server]:
+def companion(script: str | os.PathLike[str], *, timeout: float = 20.0) -> Block[Server]:
     """Have the companion of this example, a script beside it, for the length of a block.
 
     Under ``e2e-run`` the run has started it, since the metadata says ``needs = ["server.py"]``; by hand it

@@ -194,6 +194,7 @@ def process_info(pid: int) -> ProcessInfo | None:
             command=_command(process),
             started=process.create_time(),
             user=_process_user(process),
+            uid=_process_uid(process),
             ports=listening_ports_of([pid]).get(pid, ()),
         )
     except psutil.Error:
@@ -311,6 +312,15 @@ def _process_user(process: "psutil.Process") -> str:
         return process.username()
     except psutil.AccessDenied:
         return ""
+
+
+def _process_uid(process: "psutil.Process") -> int | None:
+    import psutil
+
+    try:
+        return process.uids().effective
+    except psutil.AccessDenied:
+        return None
 
 
 def _environment(pid: int) -> dict[str, str]:
