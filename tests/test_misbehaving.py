@@ -108,12 +108,12 @@ def test_each_is_found_out_and_nothing_is_left(suite: Suite) -> None:
 
     assert told[FOREVER]["cause"] == "time-limit"
     assert re.fullmatch(
-        r'timed out after 3s in step "wait for the news" \(for \d+\.?\d*m?s\)',
+        r'timed out after 5s in step "wait for the news" \(for \d+\.?\d*m?s\)',
         told[FOREVER]["reason"],
     )
     (advice,) = told[FOREVER]["hints"]
     assert advice.startswith("Give what it waits for there a limit of its own (`wait_until(")
-    assert advice.endswith("or raise `timeout` (3s) in its metadata.")
+    assert advice.endswith("or raise `timeout` (5s) in its metadata.")
     summary = first.stdout.partition("Example Results Summary")[2]
     assert '  in "wait for the news"\n' in summary
     assert '  unique-violation in "sign up Tina":' in summary

@@ -4,7 +4,7 @@
 #
 # [tool.e2e-run]
 # databases = ["orm"]
-# timeout = "3s"
+# timeout = "5s"
 # ///
 """Wait for the news that an order is filled, which goes to a channel of another name."""
 
