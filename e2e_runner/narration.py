@@ -97,6 +97,11 @@ class Narration:
             self._keep(_until(begun, now))
         self._open.clear()
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether the script has told of a step."""
+        return self._count > 0
+
     def place(self, elapsed: float) -> Step | None:
         """Give the step in which it failed or was stopped, after `elapsed` seconds.
 

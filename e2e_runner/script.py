@@ -22,6 +22,7 @@ from e2e_runner.workspace import LOG_SUFFIX, Workspace, Workspaces
 _MOST_READS = 16  # of a megabyte each between two looks; a faster flood loses its middle
 _TICK = 0.1  # seconds between looks at a log that may outgrow its limit
 _FIRST_TICK = 0.02  # most scripts that flood do so at once
+_SHELLS = {"ash", "bash", "dash", "ksh", "sh", "zsh"}
 _FIRST_LOOK = 0.5  # seconds until the listening ports are looked at; then at doubling intervals
 
 
@@ -154,13 +155,21 @@ class Script:
             await asyncio.sleep(0)  # between two pieces others have their turn
             self._read_records()
 
-    async def look_at_ports(self) -> None:
-        """Note the TCP ports that the script and its processes listen on now."""
+    async def look_at_ports(self) -> set[int]:
+        """Note the TCP ports that the script and its processes listen on now.
+
+        Gives those that the script itself serves, and not a server that it has beside what else it
+        does: its own process listens, or it is a shell and all that it runs does.
+        """
         now = self._around.clock()
         self._next_look = now + (now - self.started_at)
-        seen = ports.listening_ports_of(await self.child.pids())
+        pids = await self.child.pids()  # parents before their children
+        seen = ports.listening_ports_of(pids)
         listening = {port for found in seen.values() for port in found}
         self.listening = {port: self.listening.get(port, now) for port in sorted(listening)}
+        if pids and pids[1:] == [pid for pid in pids[1:] if pid in seen] and _is_shell(pids[0]):
+            return listening
+        return set(seen.get(pids[0], ())) if pids else set()
 
     async def end(
         self,
@@ -271,3 +280,9 @@ def start_failure(error: StartError | SupervisionLost | OSError) -> str:
         where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
         return f"its log or temporary folder cannot be made: {error.strerror}{where}"
     return str(error)
+
+
+def _is_shell(pid: int) -> bool:
+    info = ports.process_info(pid)
+    words = info.command.split() if info is not None else []
+    return bool(words) and words[0].rpartition("/")[2].removeprefix("-") in _SHELLS

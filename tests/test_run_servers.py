@@ -368,3 +368,41 @@ def test_a_stranger_on_its_port_makes_no_server_look_ready(blocked: Ran, name: s
     example = blocked.outcome.examples[name]
     assert (example["status"], example["cause"]) == ("blocked", "port-in-use")
     assert example["reason"].startswith(f"port {blocked.ports['stranger']} is taken by pid ")
+
+
+# --- servers that are not declared ----------------------------------------------------------------
+
+HANGS_BESIDE_ITS_SERVER = """
+import sys, threading
+from e2e_runner.kit import serve_command
+server = [sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1"]
+with serve_command(server, port=0):
+    print("served", flush=True)
+    threading.Event().wait()
+"""
+HANGS_IN_A_STEP = """
+import socket, threading
+from e2e_runner.kit import step
+with socket.create_server(("127.0.0.1", 0)), step("wait for the order"):
+    threading.Event().wait()
+"""
+
+
+def test_only_what_is_a_server_is_advised_to_say_so() -> None:
+    with project() as made:
+        port, other = free_port(), free_port()
+        serves = f'exec 2>&1; "{made.python}" -m http.server --bind 127.0.0.1'
+        made.write("examples/beside.py", HANGS_BESIDE_ITS_SERVER)
+        made.write("examples/step.py", HANGS_IN_A_STEP)
+        made.write("examples/wraps.sh", f"{serves} {port}\necho over\n")
+        made.write("examples/asks.sh", f"{serves} {other} &\nsleep 1000\n")
+        names = ("beside.py", "step.py", "wraps.sh", "asks.sh")
+        done = made.run("--timeout", "3s", *(f"examples/{name}" for name in names))
+    advised = {
+        path: [hint for hint in example["hints"] if "a server by design" in hint]
+        for path, example in done.examples.items()
+    }
+    assert {each["status"] for each in done.examples.values()} == {"timeout"}
+    assert "served" in done.examples["examples/beside.py"]["output_tail"]
+    assert f'# serve = "tcp://127.0.0.1:{port}"' in advised.pop("examples/wraps.sh")[0]
+    assert list(advised.values()) == [[], [], []]
