@@ -225,6 +225,39 @@ def test_layers_of_the_environment_are_undone_in_any_order(
         assert dict(os.environ) == before
 
 
+class Vanishing(dict[bytes, bytes]):
+    """What `os.environ` holds; a variable is unset once its name was read, as by another thread."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        names = list(super().__iter__())
+        self.pop(b"E2E_TEST_A", None)
+        return iter(names)
+
+
+def test_a_variable_that_is_unset_meanwhile_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("E2E_TEST_B", "b")
+    before = dict(os.environ)
+    held = Vanishing({os.fsencode(k): os.fsencode(v) for k, v in before.items()})
+    held[b"E2E_TEST_A"] = b"a"
+    monkeypatch.setattr(os.environ, "_data", held)
+    assert Environment().without_layers() == before
+    assert b"E2E_TEST_A" not in held
+
+
+def test_a_variable_that_stays_is_never_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("E2E_TEST_A", "base")
+    unset: list[object] = []
+    monkeypatch.setattr(os, "unsetenv", unset.append)
+    environ = Environment()
+    seen = []
+    with environ.layer({"E2E_TEST_A": "1"}):
+        with environ.layer({"E2E_TEST_A": "2"}):
+            seen.append(os.environ["E2E_TEST_A"])
+        seen.append(os.environ["E2E_TEST_A"])
+    assert (*seen, os.environ["E2E_TEST_A"]) == ("2", "1", "base")
+    assert unset == []
+
+
 # --- names and values ----------------------------------------------------------------------------
 
 

@@ -32,7 +32,8 @@ class Environment:
 
     def without_layers(self) -> dict[str, str]:
         """Give the environment as it is without any block."""
-        environ = {**os.environ, **self._base}
+        # Not `dict(os.environ)`, which raises KeyError where a thread unsets a variable meanwhile.
+        environ = {name: os.environ.get(name) for name in os.environ} | self._base
         return {name: value for name, value in environ.items() if value is not None}
 
     def _remove(self, layer: Mapping[str, str | None]) -> None:
