@@ -680,6 +680,7 @@ def test_a_metric_needs_a_name() -> None:
 
 # --- standard output -----------------------------------------------------------------------------
 
+BUFFERED = {"PYTHONUNBUFFERED": ""}
 TALE = "section('S'); step('a')\nwith step('b'): pass\nsuccess('all')\n"
 
 
@@ -689,21 +690,59 @@ def test_a_closed_standard_output_breaks_nothing(before: str) -> None:
     assert (done.returncode, done.stderr) == (7, "")
 
 
-def test_a_standard_output_that_nobody_reads_breaks_nothing() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
+@contextlib.contextmanager
+def broken_output(kind: str) -> Generator[int, None, None]:
+    """Give the descriptor of a file to which nothing can be written."""
+    if kind == "full":
+        if not os.path.exists("/dev/full"):  # noqa: PTH110
+            pytest.skip("Linux has it")
+        writing = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
     try:
-        done = script(f"{TALE}print('goes nowhere')", stdout=writing)
+        yield writing
     finally:
         os.close(writing)
+
+
+@pytest.mark.parametrize("kind", ["full", "pipe"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_takes_nothing_breaks_nothing(kind: str, unbuffered: str) -> None:
+    same = "before = os.fstat(1)\n{}assert os.path.samestat(before, os.fstat(1))"
+    with broken_output(kind) as output:
+        done = script(same.format(TALE), stdout=output, env={"PYTHONUNBUFFERED": unbuffered})
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")  # noqa: PTH110
-def test_a_full_disk_breaks_nothing() -> None:
-    with open("/dev/full", "wb") as full:  # noqa: PTH123
-        done = script(TALE, stdout=full)
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("kind", ["full", "pipe"])
+@pytest.mark.parametrize("order", ["{tale}{own}", "{own}{tale}", "{own}{tale}{own}"])
+def test_what_the_script_cannot_print_itself_is_told_as_ever(kind: str, order: str) -> None:
+    with broken_output(kind) as output:
+        alone = script("print('own')\n", stdout=output, env=BUFFERED)
+        told = script(order.format(tale=TALE, own="print('own')\n"), stdout=output, env=BUFFERED)
+    assert (told.returncode, told.stderr) == (alone.returncode, alone.stderr)
+    assert alone.returncode == 120  # what Python gives where it cannot flush at its end
+
+
+def test_a_full_pipe_that_does_not_block_gets_the_rest_later() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"\n" * 4096)
+    try:
+        done = script(
+            f"section('S')\nos.read({reading}, 2**20)\nprint('own')",
+            stdout=writing,
+            pass_fds=[reading],
+            env=BUFFERED,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert os.read(reading, 2**20).decode().split("\n") == ["── S", "own", ""]
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_an_output_without_these_characters_gets_others() -> None:

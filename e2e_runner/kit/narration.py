@@ -6,6 +6,7 @@ step that a script is in. Narration never makes a script fail.
 """
 
 import contextlib
+import io
 import itertools
 import math
 import os
@@ -493,35 +494,38 @@ def _say(line: str, style: str = "") -> None:
     stream = sys.stdout
     if stream is None:
         return
-    try:
+    # Whatever fails here may succeed, or be told, where the script prints something itself: a pipe
+    # that nobody reads, a full disk, a closed file, a signal that came in the midst of a write.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
         if style and stream.isatty() and not os.environ.get("NO_COLOR"):
             line = f"\x1b[{_STYLES[style]}m{line}\x1b[0m"
         try:
-            stream.write(f"{line}\n")
+            _write(stream, f"{line}\n")
         except UnicodeEncodeError:
             encoding = stream.encoding
             plain = line.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
-            stream.write(f"{plain}\n")
-        stream.flush()  # so that what comes next on standard error stands below it
-    except BlockingIOError:  # it is full for now
-        return
-    except OSError:
-        _give_up(stream)
-    except (ValueError, RuntimeError):  # it is closed, or a signal came in the midst of a write
-        return
+            _write(stream, f"{plain}\n")
 
 
-def _give_up(stream: TextIO) -> None:
-    """Have standard output lead nowhere, for what is stuck in it would end the program with code 120."""
-    if stream is not sys.__stdout__:
+def _write(stream: TextIO, text: str) -> None:
+    """Write behind what the script has printed, and before what comes next on standard error.
+
+    It goes past the buffer: what is stuck in that would end the program with code 120, and only what
+    the script has printed itself may.
+    """
+    if type(stream) is not io.TextIOWrapper:  # the script has put something else in its place
+        stream.write(text)
+        stream.flush()
         return
-    with contextlib.suppress(OSError, ValueError):
-        number = stream.fileno()
-        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.dup2(null, number)
-        finally:
-            os.close(null)
+    rest = text.encode(stream.encoding, stream.errors or "strict")
+    stream.flush()
+    raw: Any = getattr(stream.buffer, "raw", stream.buffer)  # with `python -u` there is no buffer
+    while rest:
+        written = raw.write(rest)
+        if not written:  # it is full for now, and does not block
+            stream.buffer.write(rest)
+            return
+        rest = rest[written:]
 
 
 _story = _Story(time.monotonic)
