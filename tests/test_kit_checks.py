@@ -534,3 +534,13 @@ def test_what_is_no_response_is_a_type_error() -> None:
     asked = ask()
     with pytest.raises(TypeError, match="it is to be awaited first"):
         api_response(asked, 200)  # type: ignore[unused-coroutine]
+
+
+@pytest.mark.parametrize("status", ["200", b"200", None, 200.0, ["200"], {201, "200"}])
+def test_a_status_is_a_number(status: Any) -> None:
+    response = httpx.Response(200)
+    with pytest.raises(
+        TypeError, match=r"^api_response\(\.\.\., .*\): a status is a number, as in "
+    ):
+        api_response(response, status)
+    assert api_response(response, range(200, 300)) is response

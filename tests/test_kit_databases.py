@@ -272,6 +272,12 @@ def test_a_name_is_asked_for_once() -> None:
         databases("a", "b", "a")
 
 
+@pytest.mark.parametrize("wrong", [["a", "b"], 5, None, b"a"])
+def test_a_name_is_a_text(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^databases\(.*\): names are texts, one after the other, as"):
+        databases(wrong)
+
+
 def test_what_a_block_gives_is_a_mapping_that_hides_passwords() -> None:
     one = IsolatedDatabase(
         name="one",
@@ -284,8 +290,10 @@ def test_what_a_block_gives_is_a_mapping_that_hides_passwords() -> None:
     found = IsolatedDatabases({"a": one, "b": one})
     assert (list(found), len(found), found["a"], found.first) == (["a", "b"], 2, one, one)
     assert "hidden" not in repr(found)
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="'c' is no database of this block, which has 'a', 'b'"):
         found["c"]
+    assert found.get("c") is None
+    assert "c" not in found
 
 
 # --- by hand, on a server of its own --------------------------------------------------------------

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -205,3 +206,10 @@ def test_a_sweep_spares_one_of_now_and_takes_one_of_yesterday(prefix: str, *, kn
     assert isinstance(judge(used, state(used, now + 25 * 3600), criteria), Spared)
     # What somebody else made may be a copy on purpose.
     assert judge(old, state(old, now + 25 * 3600), Criteria(user="postgres")) is None
+
+
+@pytest.mark.parametrize("prefix", [5, None, b"order", ["order"]])
+def test_a_prefix_is_a_text(prefix: Any) -> None:
+    said = f'unique_name({prefix!r}): a prefix is a text, as in "order"'
+    with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):
+        unique_name(prefix)

@@ -90,12 +90,26 @@ def api_response(response: _R, status: int | Collection[int]) -> _R:
 
     The message says what was asked and what came. The values of passwords, tokens and the like are
     masked in it. Responses of httpx, requests and aiohttp will do, and all that look like them; the
-    body of aiohttp's, which has to be awaited, is not shown.
+    body of aiohttp's, which has to be awaited, is not shown. Raises TypeError for what is no response,
+    and for a status that is no number.
     """
     came = _exchange.status_of(response)
+    if not _is_status(status):
+        raise TypeError(
+            f"api_response(..., {shown(status, 50)}): a status is a number, as in 200, "
+            "or several of them, as in {200, 201} or range(200, 300)"
+        )
     if came == status or (isinstance(status, Collection) and came in status):
         return response
     raise CheckFailed(_exchange.unexpected(response, came, status))
+
+
+def _is_status(status: object) -> bool:
+    if isinstance(status, int | range):
+        return True
+    if isinstance(status, str | bytes) or not isinstance(status, Collection):
+        return False
+    return all(isinstance(each, int) for each in status)
 
 
 def _prefix(why: str) -> str:

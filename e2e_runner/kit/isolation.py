@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from e2e_runner.kit._blocks import Block, BlockError
 from e2e_runner.kit._environment import environment
+from e2e_runner.kit._words import shown
 
 _CLOSE = 0.7  # from which likeness on a name is taken for a misspelt one, of 1
 
@@ -46,7 +47,11 @@ class IsolatedDatabases(Mapping[str, IsolatedDatabase]):
         return next(iter(self._databases.values()))
 
     def __getitem__(self, name: str) -> IsolatedDatabase:
-        return self._databases[name]
+        try:
+            return self._databases[name]
+        except KeyError:
+            there = ", ".join(map(repr, self._databases))
+            raise KeyError(f"{name!r} is no database of this block, which has {there}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._databases)
@@ -75,9 +80,15 @@ def databases(*names: str) -> Block[IsolatedDatabases]:
     more on the same server. With no runner around, it is the server of ``E2E_RUN_POSTGRES`` or of the
     configuration, else one that lives as long as the block.
 
-    Raises `DatabasesUnavailable` when the block is entered, and ValueError for names that cannot be.
+    Raises `DatabasesUnavailable` when the block is entered, and ValueError for names that cannot be,
+    TypeError for what is no name.
     """
     for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"databases({shown(name, 50)}): names are texts, one after the other, as in "
+                'databases("orm", "archive")'
+            )
         if not name or "\0" in name or not name.isprintable():
             raise ValueError(f"{name!r} cannot be the name of a database: use printable characters")
     if len(set(names)) < len(names):

@@ -5,6 +5,8 @@ import re
 import threading
 import time
 
+from e2e_runner.kit._words import shown
+
 _LONGEST_PREFIX = 29  # what is added takes 34 of the 63 bytes that PostgreSQL keeps of a name
 _TICKS = 2**24  # of a second: what six hexadecimal digits count
 _OTHER = re.compile(r"[^a-z0-9_]+")
@@ -21,8 +23,10 @@ def unique_name(prefix: str = "test") -> str:
 
     Of `prefix`, which is put into lower case, runs of characters other than ASCII letters, digits and
     ``_`` become one ``_``, and at most 29 characters are kept. Raises ValueError when no letter or
-    digit is left.
+    digit is left, and TypeError when `prefix` is no text.
     """
+    if not isinstance(prefix, str):
+        raise TypeError(f'unique_name({shown(prefix, 50)}): a prefix is a text, as in "order"')
     seconds, fraction = divmod(_ticks.next(), _TICKS)
     moment = time.strftime("%Y%m%d_%H%M%S", time.gmtime(seconds))
     # It begins with a letter: with digits alone it would read as the number of a run's attempt.
