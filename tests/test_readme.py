@@ -23,6 +23,7 @@ from pages import (
 from e2e_runner import docs, verdict
 from e2e_runner.cli.commands import group
 from e2e_runner.config import resolve
+from e2e_runner.errors import UsageError
 from e2e_runner.hints import load_rules
 from e2e_runner.metadata import read_metadata
 from e2e_runner.model import Containment, ReportFormat, Status
@@ -240,7 +241,7 @@ def test_exit_codes() -> None:
     shown = [int(code) for row in table("exit code", "when") for code in row[0].split(", ")]
     constants = [value for name, value in vars(verdict).items() if name.startswith("EXIT_")]
     signals = [128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
-    assert shown == sorted(constants) + signals
+    assert shown == sorted({*constants, UsageError.exit_code}) + signals
 
 
 def test_tiers() -> None:
