@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,6 +259,43 @@ def test_a_port_held_by_a_connection_names_its_process() -> None:
     assert owner.process is not None
     assert owner.process.pid == os.getpid()
     assert owner.note == "holds it by a connection"
+
+
+@linux
+def test_who_ends_during_the_look_is_no_invisible_owner(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, port = start()
+    looks = 0
+
+    def holders_later(inodes: Collection[int]) -> dict[int, list[int]]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            _end(process)
+        return sockets.holders(inodes)
+
+    monkeypatch.setattr(ownership, "holders", holders_later)
+    assert taken([port]) == {}
+    assert looks == 1  # the second look finds no socket, whose process would be looked for
+
+
+@linux
+def test_a_process_that_stays_hidden_is_told_after_a_second_look(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, port = start()
+    looks = []
+
+    def hides_all(inodes: Collection[int]) -> dict[int, list[int]]:
+        looks.append(inodes)
+        return {}
+
+    monkeypatch.setattr(ownership, "holders", hides_all)
+    (owner,) = owners([port])
+    assert owner.process is None
+    assert "not visible from here, as in another container" in owner.note
+    assert len(looks) == 2
 
 
 def test_a_privileged_port_is_bindable_or_refused_but_not_taken() -> None:

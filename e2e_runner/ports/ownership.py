@@ -81,6 +81,19 @@ def owners(ports: Iterable[int], *, earlier: EarlierRun | None = None) -> tuple[
     have no entry. `earlier` recognises what an earlier run left behind.
     """
     wanted = sorted(set(ports))
+    found = _look(wanted, earlier)
+    if any(_is_strange(owner) for owner in found):
+        # Between the looks at its socket and at its process it may have ended.
+        found = _look(wanted, earlier)
+    return found
+
+
+def _is_strange(owner: PortOwner) -> bool:
+    """Tell whether nobody has the socket, of a user whose processes are visible."""
+    return owner.process is None and owner.uid is not None and os.geteuid() in {0, owner.uid}
+
+
+def _look(wanted: list[int], earlier: EarlierRun | None) -> tuple[PortOwner, ...]:
     sockets = [socket for socket in listening() if socket.port in wanted]
     in_the_way = {socket.port for socket in sockets if socket.address in _IN_THE_WAY}
     silent = [port for port in wanted if port not in in_the_way and not bindable(port)]
