@@ -274,7 +274,9 @@ def test_a_name_is_asked_for_once() -> None:
 
 @pytest.mark.parametrize("wrong", [["a", "b"], 5, None, b"a"])
 def test_a_name_is_a_text(wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"^databases\(.*\): names are texts, one after the other, as"):
+    with pytest.raises(
+        TypeError, match=r"^databases\(.*\): names are texts, one after the other, as"
+    ):
         databases(wrong)
 
 
