@@ -459,11 +459,373 @@ def test_end_of_the_script_inside(
         assert script.lines[-2:] == ["b leaving", "b left"]
 
 
-def test_block_that_is_never_left_holds_nobody(tmp_path: Path) -> None:
-    with started(tmp_path, "kept = block()\nkept.__enter__()\nnote('end')\n") as script:
+def test_blocks_that_are_never_left_end_with_the_interpreter(tmp_path: Path) -> None:
+    source = """
+import atexit
+kept = [block("x"), block("y")]
+atexit.register(note, "atexit")
+for each in kept:
+    each.__enter__()
+note('end')
+"""
+    with started(tmp_path, source) as script:
         code, stderr = script.end()
-    assert (code, script.lines[-1]) == (0, "end")
-    assert "Traceback" not in stderr, stderr
+    assert script.lines[-6:] == ["end", "atexit", "y leaving", "y left", "x leaving", "x left"]
+    assert (code, stderr) == (0, "")
+
+
+# A generator in a cycle with what it belongs to: nobody closes it but the collector.
+FIXTURE = """
+import gc
+class Fixture:
+    def open(self, *arguments):
+        with block(*arguments) as value:
+            yield self, value
+
+def use(*arguments):
+    fixture = Fixture()
+    fixture.opened = fixture.open(*arguments)
+    next(fixture.opened)
+"""
+
+DYING = """
+def dying(name="d"):
+    @contextlib.asynccontextmanager
+    async def hold():
+        try:
+            yield name
+        finally:
+            raise _blocks.BlockError(f"{name} has died")
+    return Block(hold)
+"""
+
+
+def test_generator_that_the_last_collection_finds_is_over(tmp_path: Path) -> None:
+    with started(tmp_path, FIXTURE + "gc.disable()\nuse()\nnote('end')\n") as script:
+        code, stderr = script.end()
+    assert script.lines[-3:] == ["end", "b leaving", "b left"]
+    assert (code, stderr) == (0, "")
+
+
+def test_what_works_in_threads_is_left_at_the_end(tmp_path: Path) -> None:
+    source = """
+@contextlib.asynccontextmanager
+async def hold():
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(note, "in a thread")
+kept = Block(hold)
+kept.__enter__()
+"""
+    with started(tmp_path, source) as script:
+        assert script.end() == (0, "")
+    assert script.lines == ["in a thread"]
+
+
+def test_what_had_died_and_nobody_hears_of_fails_the_script(tmp_path: Path) -> None:
+    source = """
+import atexit
+kept = dying()
+kept.__enter__()
+atexit.register(note, "atexit")
+print("buffered")
+"""
+    with started(tmp_path, DYING + source) as script:
+        code, stderr = script.end()
+    assert (code, stderr) == (120, "d has died\n")
+    assert sorted(script.lines) == ["atexit", "buffered"]
+
+
+@both_signals
+def test_signals_while_the_interpreter_leaves_blocks_have_it_hurry(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    source = "kept = block(leaving='hang')\nkept.__enter__()\n"
+    with started(tmp_path, source) as script:
+        script.wait_for("b leaving")
+        script.send(number)
+        script.process.send_signal(number)
+        code, stderr = script.end()
+    assert (code, script.lines[-2:]) == (120, ["b hurried", "b left"])
+    assert is_quiet(stderr), stderr
+
+
+@pytest.mark.parametrize("before", ["import concurrent.futures.thread", "pass"])
+def test_block_in_a_function_that_atexit_calls(before: str, tmp_path: Path) -> None:
+    source = f"""
+import atexit
+{before}
+def late():
+    try:
+        with block():
+            note("inside")
+    except RuntimeError as error:
+        note(error)
+atexit.register(late)
+"""
+    with started(tmp_path, source) as script:
+        code, stderr = script.end()
+    assert (code, stderr) == (0, "")
+    if before == "pass":
+        words = (
+            "a block cannot be entered while the interpreter ends: enter it in the script itself"
+        )
+        assert script.lines == [f"{words}, not in a function that atexit calls"]
+    else:
+        assert script.lines[-3:] == ["inside", "b leaving", "b left"]
+
+
+IN_KIT_THREAD = """
+@contextlib.asynccontextmanager
+async def collect_here():
+    gc.collect()
+    yield
+gc.disable()
+"""
+
+
+def test_collector_in_the_thread_of_the_kit_leaves_a_block(tmp_path: Path) -> None:
+    source = """
+use()
+with Block(collect_here):
+    note("inside")
+note("end")
+"""
+    with started(tmp_path, FIXTURE + IN_KIT_THREAD + source) as script:
+        code, stderr = script.end()
+    assert (code, stderr) == (0, "")
+    assert "b left" in script.lines
+    assert script.lines.index("b leaving") < script.lines.index("end")
+
+
+def test_collector_in_a_thread_that_works_for_the_kit_leaves_a_block(tmp_path: Path) -> None:
+    source = """
+async def hold():
+    await asyncio.to_thread(gc.collect)
+use()
+_blocks.run(hold())
+note("end")
+"""
+    with started(tmp_path, FIXTURE + IN_KIT_THREAD + source) as script:
+        code, stderr = script.end()
+    assert (code, stderr) == (0, "")
+    assert "b left" in script.lines
+
+
+def test_what_had_died_when_the_collector_left_it_fails_the_script(tmp_path: Path) -> None:
+    source = """
+block = dying
+use()
+with Block(collect_here):
+    pass
+note("end")
+"""
+    with started(tmp_path, FIXTURE + DYING + IN_KIT_THREAD + source) as script:
+        code, stderr = script.end()
+    assert (code, stderr, script.lines) == (120, "d has died\n", ["end"])
+
+
+def test_block_entered_in_the_thread_of_the_kit_is_refused(tmp_path: Path) -> None:
+    source = """
+async def enter():
+    with block("inner"):
+        pass
+try:
+    _blocks.run(enter())
+except RuntimeError as error:
+    note(error)
+"""
+    with started(tmp_path, source) as script:
+        code, stderr = script.end()
+    assert (code, stderr) == (0, "")
+    assert script.lines[0].startswith("a block was entered in a thread of the kit")
+
+
+# --- what is raised meanwhile --------------------------------------------------------------------
+
+
+FAILING = 'raise ValueError("wrong")'
+
+
+@both_kinds
+@pytest.mark.parametrize(("exit_code", "code"), [("0", 1), ("None", 1), ("7", 7)])
+def test_exit_while_leaving_for_a_failure_hides_it_only_by_another(
+    kind: str, exit_code: str, code: int, tmp_path: Path
+) -> None:
+    own = f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({exit_code}))\n"
+    with started(tmp_path, own + of_kind(kind, "leaving='stay'", FAILING)) as script:
+        script.wait_for("b leaving")
+        script.send(signal.SIGTERM)
+        script.go()
+        ended, stderr = script.end()
+    assert (ended, script.lines[-1]) == (code, "b left")
+    assert ("ValueError: wrong" in stderr) == (code == 1)
+    assert is_quiet(stderr), stderr
+
+
+@both_kinds
+def test_exit_while_leaving_does_not_hide_what_has_died(kind: str, tmp_path: Path) -> None:
+    source = DYING.replace(
+        "            raise",
+        "            note('b leaving')\n            await stay()\n            raise",
+    )
+    own = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+    with started(tmp_path, source + own + "block = dying\n" + of_kind(kind, "", "pass")) as script:
+        script.wait_for("b leaving")
+        script.send(signal.SIGTERM)
+        script.go()
+        code, stderr = script.end()
+    assert code == 1
+    assert "BlockError: d has died" in stderr
+
+
+def test_timeout_while_leaving_for_a_failure_does_not_hide_it(tmp_path: Path) -> None:
+    source = """
+async def main():
+    try:
+        async with asyncio.timeout(0.2):
+            async with block(leaving="hang"):
+                raise ValueError("wrong")
+    except TimeoutError:
+        note("hidden")
+    finally:
+        note(asyncio.current_task().cancelling())
+async def hurry():
+    task = asyncio.create_task(main())
+    while not task.done():
+        await asyncio.wait([task], timeout=0.5)
+        task.cancel()
+    await task
+asyncio.run(hurry())
+"""
+    with started(tmp_path, source) as script:
+        code, stderr = script.end()
+    assert code == 1
+    assert "ValueError: wrong" in stderr
+    assert "hidden" not in script.lines
+
+
+@pytest.mark.parametrize("end", ["task.cancel()", "asyncio.timeout"])
+def test_cancelled_task_does_not_hide_what_has_died(end: str, tmp_path: Path) -> None:
+    source = f"""
+async def work():
+    async with dying():
+        note("inside")
+        await asyncio.Event().wait()
+async def main():
+    if {end!r} == "asyncio.timeout":
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await work()
+    else:
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+asyncio.run(main())
+"""
+    with started(tmp_path, DYING + source) as script:
+        code, stderr = script.end()
+    assert code == 1
+    assert "BlockError: d has died" in stderr
+
+
+def test_timeout_of_a_block_is_a_timeout(tmp_path: Path) -> None:
+    source = """
+async def main():
+    try:
+        async with asyncio.timeout(0.05), block():
+            await asyncio.Event().wait()
+    except TimeoutError:
+        note("timeout")
+    note(asyncio.current_task().cancelling())
+asyncio.run(main())
+"""
+    with started(tmp_path, source) as script:
+        assert script.end() == (0, "")
+    assert script.lines[-2:] == ["timeout", "0"]
+
+
+# --- anywhere ------------------------------------------------------------------------------------
+
+
+def test_signal_handler_that_enters_and_leaves_blocks(tmp_path: Path) -> None:
+    # At every line of what gives out loops, one after another, in place of chance.
+    source = """
+first = None
+def nested(frame, event, argument):
+    if frame.f_code.co_name in ("acquire", "admit", "start") and event == "line":
+        at = (frame.f_code.co_name, frame.f_lineno)
+        if at not in seen:
+            seen.add(at)
+            os.kill(os.getpid(), signal.SIGUSR1)
+    return nested
+seen = set()
+@contextlib.asynccontextmanager
+async def nothing():
+    yield
+def own(number, frame):
+    global first
+    trace = sys.gettrace()
+    sys.settrace(None)
+    if first is not None:
+        first.__exit__(None, None, None)
+    with Block(nothing):
+        pass
+    first = Block(nothing)
+    first.__enter__()
+    sys.settrace(trace)
+signal.signal(signal.SIGUSR1, own)
+sys.settrace(nested)
+for _ in range(60):
+    with Block(nothing), Block(nothing):
+        pass
+sys.settrace(None)
+first.__exit__(None, None, None)
+note(len(seen) > 10)
+"""
+    with started(tmp_path, source) as script:
+        code, stderr = script.end()
+    assert (code, script.lines, stderr) == (0, ["True"], "")
+
+
+def test_block_left_in_another_thread_leaves_termination_as_it_was(tmp_path: Path) -> None:
+    source = """
+left = block()
+left.__enter__()
+thread = threading.Thread(target=left.__exit__, args=(None, None, None))
+thread.start()
+thread.join()
+note("end")
+threading.Event().wait()
+"""
+    with started(tmp_path, source) as script:
+        script.wait_for("end")
+        script.process.send_signal(signal.SIGTERM)
+        assert script.end() == (-signal.SIGTERM, "")
+
+
+def test_block_left_after_its_loop_was_closed_ends(tmp_path: Path) -> None:
+    source = """
+loop = asyncio.new_event_loop()
+async def enter():
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(block())
+        return stack.pop_all()
+stack = loop.run_until_complete(enter())
+loop.close()
+try:
+    stack.aclose().send(None)
+except StopIteration:
+    note("ended")
+note(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+    with started(tmp_path, source) as script:
+        code, stderr = script.end()
+    assert (code, stderr) == (0, "")
+    assert script.lines[-3:] == ["b left", "ended", "True"]
 
 
 # --- threads and processes -----------------------------------------------------------------------

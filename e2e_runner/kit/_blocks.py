@@ -6,8 +6,13 @@ the script is doing, and so that synchronous and asynchronous scripts share one 
 Signals: no handler interrupts what takes or gives back. A handler that raises while a block is entered
 has the entering given up, and what was taken is given back first; one that raises while a block is left
 waits for that. The next one has it hurry (kill instead of stop), one more ends the waiting.
+
+The end: what is still open when the interpreter ends is left then, in order. What went wrong and could
+be raised to nobody is told, and the script ends with 120, Python's status for an end that failed.
 """
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -15,13 +20,14 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TextIO, TypeVar, cast
 
 from e2e_runner.kit._warnings import tell
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of the kit
     import asyncio
     from collections.abc import AsyncIterator
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _T = TypeVar("_T")
 
@@ -43,8 +49,10 @@ class Block(Generic[_T]):
 
     While it lasts, SIGTERM ends the script by SystemExit, so that what the block holds is given back;
     a script with a handler of its own keeps that. An exception that the script raises stays what it
-    is: what goes wrong at the end as well is a note to it. In a forked process the block is over: it
-    belongs to the one that entered it.
+    is: what goes wrong at the end as well is a note to it. One that ends something without saying that
+    it failed (`exit(0)`, a cancellation) is replaced by that, and does not replace a failure.
+
+    In a forked process the block is over: it belongs to the one that entered it.
     """
 
     def __init__(self, hold: Callable[[], AbstractAsyncContextManager[_T]]) -> None:
@@ -76,12 +84,19 @@ class Block(Generic[_T]):
         trace: TracebackType | None,
     ) -> None:
         held = self._entered()
-        if held.is_inherited:
+        if held is None:
             return
-        with _Deferred(*held.reactions(error)):
-            held.leave(error)
-            held.wait()
-        held.raise_new(error)
+        if _is_background():
+            held.leave_unattended(error)
+            return
+        later: BaseException | None = None
+        try:
+            with _Deferred(*held.reactions(error)):
+                held.leave(error)
+                held.wait()
+        except BaseException as raised:  # noqa: BLE001 - it is weighed against the script's own
+            later = raised
+        held.raise_new(error, later)
 
     async def __aenter__(self) -> _T:
         import asyncio
@@ -108,22 +123,34 @@ class Block(Generic[_T]):
         trace: TracebackType | None,
     ) -> None:
         held = self._entered()
-        if held.is_inherited:
+        if held is None:
             return
-        with _Deferred(*held.reactions(error)) as deferred:
-            held.leave(error)
-            await held.waited(deferred)
-        held.raise_new(error)
+        later: BaseException | None = None
+        try:
+            with _Deferred(*held.reactions(error)) as deferred:
+                held.leave(error)
+                await held.waited(deferred)
+        except BaseException as raised:  # noqa: BLE001 - as above
+            later = raised
+        held.raise_new(error, later)
 
     def _new(self) -> "_Held[_T]":
         if self._held is not None:
             raise RuntimeError("this block was entered before: make a new one")
+        if _is_background():
+            raise RuntimeError(
+                "a block was entered in a thread of the kit, as a finalizer may be run in any thread:"
+                " enter it in the script's own code"
+            )
         self._held = _Held(self._hold)
         return self._held
 
-    def _entered(self) -> "_Held[_T]":
+    def _entered(self) -> "_Held[_T] | None":
+        """Give what is to be left; None where that is another process's, or was left at the end."""
         if self._held is None:
             raise RuntimeError("this block was not entered")
+        if self._held.is_inherited or self._held.is_closed or sys.is_finalizing():
+            return None
         if self._held.is_leaving:
             raise RuntimeError("this block was left before")
         return self._held
@@ -151,6 +178,7 @@ def _go_on() -> None:
 
 # --- what is held --------------------------------------------------------------------------------
 
+_TURN = 0.5  # seconds
 _BETWEEN_CANCELS = 0.05  # seconds; two at once would count as one
 
 
@@ -163,6 +191,9 @@ class _Held(Generic[_T]):
         self.settled: Future[None] = Future()  # it was entered or has failed to be; never fails
         self.is_entered = False
         self.is_leaving = False
+        self.is_closed = False  # by the end of the interpreter
+        self.is_given_up = False  # somebody insisted on not waiting for its end
+        self._is_attended = True  # whoever leaves it waits, and gets what went wrong
         self.error: BaseException | None = None  # what it ended by
         self._values: list[_T] = []
         self._hold = hold
@@ -211,6 +242,24 @@ class _Held(Generic[_T]):
 
         self._soon(end)
 
+    def leave_unattended(self, error: BaseException | None) -> None:
+        """Have the block end without anybody who waits: in a thread of the kit, which ends it."""
+        self._is_attended = False
+        self.leave(error)
+
+    def close(self) -> None:
+        """Have the block end with the interpreter, and wait for that."""
+        self.is_closed = True
+        if self.is_given_up:
+            return
+        if not self.is_leaving:
+            self._is_attended = False
+            if self.is_entered:
+                self.leave(None)
+            else:
+                self.abandon()
+        self.wait()
+
     def abandon(self) -> None:
         """Have it left before it is entered; further calls do nothing."""
 
@@ -242,15 +291,20 @@ class _Held(Generic[_T]):
 
     def wait_entered(self) -> None:
         """Wait until it was entered, or has ended instead."""
-        self.settled.result()
+        _wait_for(self.settled)
         if not self.is_entered:
             self.wait()
 
     def wait(self) -> None:
         """Wait until it has ended, however that was."""
-        if self._home is not None:
-            self.ended.exception()
-            self._released(self._home)
+        if self._home is None:
+            return
+        try:
+            _wait_for(self.ended)
+        except BaseException:
+            self.is_given_up = True
+            raise
+        self._released(self._home)
 
     async def waited(self, deferred: "_Deferred") -> None:
         """Wait for its end in a coroutine; a cancellation counts as what a signal handler raises.
@@ -261,6 +315,9 @@ class _Held(Generic[_T]):
 
         if self._home is None:
             return
+        if asyncio._get_running_loop() is None:  # noqa: SLF001 - as below; its loop was closed
+            self.wait()
+            return
         ended = asyncio.wrap_future(self.ended)
         first: asyncio.CancelledError | None = None
         while not self.ended.done():
@@ -269,27 +326,51 @@ class _Held(Generic[_T]):
             except asyncio.CancelledError as error:
                 first = first or error
                 if not deferred.react():
+                    self.is_given_up = True
                     raise
+            except GeneratorExit:  # nobody goes on with this coroutine
+                if not self.is_given_up:
+                    self.wait()
+                raise
         self._released(self._home)
         if first is not None:
             raise first
 
-    def raise_new(self, known: BaseException | None) -> None:
-        """Raise what went wrong at the end, or add it to what the script itself raised."""
+    def raise_new(self, error: BaseException | None, later: BaseException | None) -> None:
+        """Raise what the script is to see, unless that is `error`, which left the block.
+
+        `later` came while it was left. What went wrong at the end is raised where nothing says that
+        something failed; else it is added.
+        """
         import asyncio
 
-        error = self.error
-        if error is None or isinstance(error, BlockFailed | asyncio.CancelledError):
-            return
-        # One that leaves by exit(0) says that all went well, which is not so.
-        if known is None or (isinstance(known, SystemExit) and known.code in (None, 0)):
-            raise (error.with_traceback(None) if isinstance(error, BlockError) else error) from None
-        text = str(error) if isinstance(error, BlockError) else f"{type(error).__name__}: {error}"
-        # Python shows the notes of these to nobody.
-        if isinstance(known, SystemExit | asyncio.CancelledError | GeneratorExit):
-            tell(text)
-        else:
-            known.add_note(text)
+        is_kept = later is None or (
+            error is not None and _is_plain_end(later) > _is_plain_end(error)
+        )
+        known = error if is_kept else later
+        wrong = self._wrong()
+        if wrong is not None:
+            # A task that SIGTERM cancels has nobody who would get it.
+            stopped = _termination.has_come and isinstance(known, asyncio.CancelledError)
+            if known is None or (_is_plain_end(known) and not stopped):
+                is_told = isinstance(wrong, BlockError)
+                raise (wrong.with_traceback(None) if is_told else wrong) from None
+            # Python shows the notes of these to nobody.
+            if isinstance(known, SystemExit | asyncio.CancelledError):
+                tell(_text(wrong))
+            else:
+                known.add_note(_text(wrong))
+        if known is not None and known is not error:
+            try:
+                raise known
+            finally:
+                del known, later  # its traceback has this frame
+
+    def _wrong(self) -> BaseException | None:
+        """Give what went wrong, other than that it was to end."""
+        import asyncio
+
+        return None if isinstance(self.error, BlockFailed | asyncio.CancelledError) else self.error
 
     def _released(self, home: "_Home") -> None:
         if home.last is self:
@@ -338,10 +419,77 @@ class _Held(Generic[_T]):
             self.error = asyncio.CancelledError()
         if not self.is_entered:
             self.settled.set_result(None)
+        wrong = self._wrong()
+        if not self._is_attended:
+            _termination.release(self)
+            if wrong is not None:
+                tell(_text(wrong))
+                _homes.has_failed = True
         _homes.release(self._running_home(), self)
 
 
+def _is_plain_end(error: BaseException) -> bool:
+    """Tell whether an exception ends something without saying that anything failed."""
+    import asyncio
+
+    if isinstance(error, SystemExit):
+        return error.code in (None, 0)
+    return isinstance(error, asyncio.CancelledError | GeneratorExit)
+
+
+def _wait_for(future: "Future[None]") -> None:
+    """Wait for one that never fails.
+
+    In turns: a signal that comes just before the thread sleeps is seen only when it wakes.
+    """
+    while not future.done():
+        with contextlib.suppress(TimeoutError):
+            future.result(_TURN)
+
+
+def _text(error: BaseException) -> str:
+    return str(error) if isinstance(error, BlockError) else f"{type(error).__name__}: {error}"
+
+
 # --- the loop ------------------------------------------------------------------------------------
+
+_here = threading.local()
+_BETWEEN_TRIES = 0.01  # seconds; to close a loop that somebody is just about to share
+
+
+def _is_background() -> bool:
+    """Tell whether this is a thread of the kit, which must not wait for itself.
+
+    The garbage collector may finalize what holds a block in any thread.
+    """
+    return getattr(_here, "is_background", False)
+
+
+def _new_executor() -> "ThreadPoolExecutor":
+    """Make what runs functions in threads, also while the interpreter ends.
+
+    The usual one refuses that before blocks are left, and its threads are no daemons.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    class Executor(ThreadPoolExecutor):
+        def submit(self, call: Callable[..., _T], /, *args: Any, **more: Any) -> Future[_T]:
+            future: Future[_T] = Future()
+
+            def work() -> None:
+                _here.is_background = True
+                if future.set_running_or_notify_cancel():
+                    try:
+                        result = call(*args, **more)
+                    except BaseException as error:  # noqa: BLE001 - for whoever waits
+                        future.set_exception(error)
+                    else:
+                        future.set_result(result)
+
+            threading.Thread(target=work, name="e2e_runner.kit work", daemon=True).start()
+            return future
+
+    return Executor()
 
 
 class _Home:
@@ -350,77 +498,178 @@ class _Home:
     def __init__(self) -> None:
         import asyncio
 
-        self.held: set[_Held[Any]] = set()
+        try:
+            executor = _new_executor()
+        except RuntimeError as error:  # concurrent.futures is imported no more
+            raise RuntimeError(
+                "a block cannot be entered while the interpreter ends: enter it in the script itself,"
+                " not in a function that atexit calls"
+            ) from error
+        self.held: dict[_Held[Any], None] = {}  # in the order in which they were entered
+        # Never waited for: a signal handler or a finalizer of the thread that has it may wait for us.
+        self.door = threading.Lock()
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(executor)
         # A loop that helps is not the script's to watch, not even in development mode.
         self.loop.slow_callback_duration = 60
         # A script that cannot be ended must not be held by this: its sockets close anyway.
         self.thread = threading.Thread(target=self._serve, name="e2e_runner.kit", daemon=True)
         self.last: _Held[Any] | None = None
+        self.mask: set[int] = set()  # of signals that the thread which starts it blocks
+
+    def admit(self, held: _Held[Any]) -> bool:
+        """Have it shared by one more block; False where it is ending, or somebody else is at the door."""
+        if not self.door.acquire(blocking=False):
+            return False
+        try:
+            self.held[held] = None
+        finally:
+            self.door.release()
+        return True
+
+    def end(self) -> bool:
+        """Stop if no block is open; in its own thread. False when it goes on."""
+        if self.held or self.loop.is_closed():
+            return False
+        if not self.door.acquire(blocking=False):
+            self.loop.call_later(_BETWEEN_TRIES, self.end)
+            return False
+        if self.held:
+            self.door.release()
+            return False
+        self.loop.stop()  # and the door stays shut
+        return True
 
     def _serve(self) -> None:
         import asyncio
 
+        _here.is_background = True
         # One that is delivered here would not wake the main thread, which alone runs handlers.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _RAISING)
+        signal.pthread_sigmask(signal.SIG_SETMASK, {*self.mask, *_RAISING, *_OF_SCRIPTS})
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.run_until_complete(self.loop.shutdown_default_executor())
         finally:
             self.loop.close()
+            _homes.all.pop(self, None)
             if self.last is not None:
                 self.last.ended.set_result(None)
 
 
 class _Homes:
-    """Gives out the loop that all blocks share while any of them is open."""
+    """Gives out the loop that all blocks share while any of them is open.
+
+    Without a lock that anybody waits for: a signal handler or a finalizer may enter or leave a block
+    at any point of this. At worst there is a further loop for a while.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.all: dict[_Home, None] = {}
+        self.has_failed = False  # something that nobody waited for went wrong
         self._home: _Home | None = None
 
     def acquire(self, held: _Held[Any]) -> _Home:
         """Give the loop to a block. Raises RuntimeError where no thread can be had."""
-        with self._lock:
-            if self._home is None:
-                home = _Home()
-                try:
-                    home.thread.start()
-                except BaseException:
-                    home.loop.close()
-                    raise
-                self._home = home
-            self._home.held.add(held)
-            return self._home
+        home = self._home
+        if home is not None and home.admit(held):
+            return home
+        home = _Home()
+        home.held[held] = None
+        self.all[home] = None
+        try:
+            # A handler that enters a block must not find us in what `threading` holds a lock for.
+            masked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            home.mask = masked
+            try:
+                home.thread.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        except BaseException:
+            home.held.clear()
+            if home.thread.is_alive():
+                home.loop.call_soon_threadsafe(home.end)
+            else:
+                self.all.pop(home)
+                home.loop.close()
+            raise
+        self._home = home
+        return home
 
     def release(self, home: _Home, held: _Held[Any]) -> None:
         """Take it back, in its own thread; the block has ended once that is done."""
-        with self._lock:
-            home.held.discard(held)
-            if not home.held:
+        home.held.pop(held, None)
+        if home.end():
+            if self._home is home:
                 self._home = None
-                home.last = held
-                home.loop.stop()
-                return
-        held.ended.set_result(None)
+            home.last = held
+        else:
+            held.ended.set_result(None)
+
+    def give_up(self) -> None:
+        """Wait no more for what is being left."""
+        for home in [*self.all]:
+            for held in [*home.held]:
+                held.is_given_up = held.is_given_up or held.is_leaving
+
+    def close(self) -> None:
+        """Leave all blocks that are open when the interpreter ends, the last one first."""
+
+        def hurry() -> None:
+            for home in [*self.all]:
+                for held in [*home.held]:
+                    held.hurry()
+
+        try:
+            with _Deferred(_go_on, hurry):
+                for home in reversed([*self.all]):
+                    for held in reversed([*home.held]):
+                        held.close()
+                    if home.last is not None:
+                        home.thread.join()
+        except (KeyboardInterrupt, SystemExit):
+            self.has_failed = True  # nothing else can tell it any more
+        if self.has_failed and sys.stderr is not None:
+            sys.stderr = cast("TextIO", _FailingEnd(sys.stderr))
 
     def forget(self) -> None:
         """Begin anew in a forked process, which has the objects of the loop and not its thread."""
-        home, self._home = self._home, None
-        self._lock = threading.Lock()
-        if home is not None:
+        homes, self.all = self.all, {}
+        self._home = None
+        self.has_failed = False
+        if homes:
             import ctypes
 
             # Collected, they would give back what is the parent's: here they must never be.
-            for each in (home, *home.held):
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+            for home in homes:
+                for each in (home, *home.held):
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
+class _FailingEnd:
+    """Standard error, the last flush of which fails, so that the script does not end with 0.
+
+    Documented (`sys.exit`): an error of that flush makes the exit status 120. All else that is to be
+    done at the end is done, which `os._exit` would prevent.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def flush(self) -> None:
+        """Flush it; raises OSError once the interpreter is ending."""
+        self._stream.flush()
+        if sys.is_finalizing():
+            raise OSError("what a block held has failed")
 
 
 # --- signals -------------------------------------------------------------------------------------
 
 _RAISING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)  # as a rule
+_OF_SCRIPTS = (signal.SIGUSR1, signal.SIGUSR2)
 _EXIT_TERMINATED = 143
 
 
@@ -485,6 +734,11 @@ class _Deferred:
             del self._previous[number]  # last, for one that comes meanwhile
 
     @classmethod
+    def is_any(cls) -> bool:
+        """Tell whether the main thread is entering or leaving a block."""
+        return bool(cls._all)
+
+    @classmethod
     def handle(cls, number: int, frame: FrameType | None) -> None:
         """Run the handler that a signal has outside of these blocks, and react to what it raises."""
         handler = cls._previous.get(number, signal.SIG_DFL)
@@ -498,6 +752,7 @@ class _Deferred:
             for each in reversed(cls._all):
                 raised_later |= each.react(None if raised_later else error)
             if not raised_later:
+                _homes.give_up()
                 raise
 
     @classmethod
@@ -542,6 +797,11 @@ class _Termination:
         return self.handle if self._open else signal.SIG_DFL
 
     def handle(self, _number: int, frame: FrameType | None) -> None:
+        if not self._open and not _Deferred.is_any():
+            # The last block was left in another thread, where no handler can be given back.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         self._count += 1
         leaving = [held for held in self._open if held.is_leaving]
         if self._count > 1 and leaving:
@@ -549,6 +809,7 @@ class _Termination:
                 held.hurry()
             if self._count == 2:  # noqa: PLR2004 - the second is answered by that
                 return
+            _homes.give_up()
         loop = _interrupted_loop(frame)
         if loop is None:
             sys.exit(_EXIT_TERMINATED)
@@ -593,3 +854,4 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+atexit.register(_homes.close)
