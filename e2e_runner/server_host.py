@@ -180,7 +180,10 @@ class ServerHost:
 
     def remove_soon(self, folder: Path) -> None:
         """Have a folder removed in the background, with what a killed server left in memory."""
-        self._janitor.submit(_remove, folder)
+        try:
+            self._janitor.submit(_remove, folder)
+        except RuntimeError:  # the interpreter ends, and starts no threads any more
+            _remove(folder)
 
     async def close(self) -> None:
         """Remove the folders and wait until that is done."""
