@@ -9,7 +9,7 @@ e2e: $(STAMP)
 	$(BIN)/e2e-run examples/
 
 test: $(STAMP)
-	PYTHONDEVMODE=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	PYTHONDEVMODE=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

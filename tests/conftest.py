@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,10 +24,30 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+# They have the port for minutes: one worker runs them, from the start, while the others do the rest.
+# Not by `xdist_group`: pytest-xdist 3.8 ignores groups under pytest 9.2 (its issue 1386).
+ON_THE_PORT = ("test_docs_pages.py", "test_examples.py", "test_misbehaving.py", "test_readme.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in ON_THE_PORT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class ByFileAndPort(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "on the port" if Path(file).name in ON_THE_PORT else file
+
+    return ByFileAndPort(config, log)
+
+
 @pytest.fixture
 def demo_port() -> Iterator[int]:
-    """Hold the port of the demo service, so that tests of other workers do not take it."""
-    # A lock and no `xdist_group`: pytest-xdist 3.8 ignores groups under pytest 9.2 (its issue 1386).
+    """Hold the port of the demo service, so that a test of another worker or run does not take it."""
     folder = os.open(EXAMPLES, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
