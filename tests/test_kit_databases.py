@@ -200,7 +200,8 @@ def test_layers_of_the_environment_are_undone_in_any_order(
     base: dict[str, str | None], layers: list[dict[str, str | None]], data: st.DataObject
 ) -> None:
     environ = Environment()
-    with pytest.MonkeyPatch.context() as patch:
+    # The case may be broken off wherever something is drawn: what is open then is undone all the same.
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as all_:
         for name in ("E2E_TEST_A", "E2E_TEST_B", "E2E_TEST_C"):
             patch.delenv(name, raising=False)
         for name, value in base.items():
@@ -212,7 +213,7 @@ def test_layers_of_the_environment_are_undone_in_any_order(
         while waiting or open_:
             if waiting and (not open_ or data.draw(st.booleans())):
                 layer = waiting.pop()
-                stack = contextlib.ExitStack()
+                stack = all_.enter_context(contextlib.ExitStack())
                 stack.enter_context(environ.layer(layer))
                 open_.append((layer, stack))
             else:
