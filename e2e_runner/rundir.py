@@ -175,7 +175,10 @@ def spared(path: Path) -> Iterator[None]:
 def dead_runs(state_dir: Path) -> tuple[DeadRun, ...]:
     """List the runs that ended without giving back what they had made."""
     found = []
-    for record in sorted(state_dir.glob(f"runs/*/{_OWN}/record.json")):
+    records: list[Path] = []
+    with contextlib.suppress(FileNotFoundError):  # somebody removes the whole folder at this moment
+        records = sorted(state_dir.glob(f"runs/*/{_OWN}/record.json"))
+    for record in records:
         run_id = record.parent.parent.name
         if is_live(state_dir, run_id):
             continue

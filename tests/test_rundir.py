@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,18 @@ def test_a_state_folder_that_somebody_removed_meanwhile_is_no_trouble(tmp_path: 
     with open_run(tmp_path / ".e2e-run", "1") as run:
         shutil.rmtree(tmp_path / ".e2e-run")
     assert not run.scratch.exists()
+
+
+def test_a_state_folder_that_is_being_removed_holds_no_dead_runs(tmp_path: Path) -> None:
+    for number in range(200):
+        state = tmp_path / str(number)
+        for run in range(5):
+            (state / "runs" / str(run) / ".run").mkdir(parents=True)
+        removing = threading.Thread(target=shutil.rmtree, args=(state,))
+        removing.start()
+        while removing.is_alive():
+            assert dead_runs(state) == ()
+        removing.join()
 
 
 def test_ids_of_runs_sort_by_time() -> None:
