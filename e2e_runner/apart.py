@@ -82,10 +82,15 @@ def _remove_dead(folder: Path) -> None:
     if time.time() - status.st_mtime > _UNUSED:
         with contextlib.suppress(OSError):
             folder.rmdir()  # of a call that was killed right after it had made it
-    dead = rundir.dead_runs(folder)
+    if give_back_dead(folder) and not rundir.dead_runs(folder):
+        remove_tree(folder)
+
+
+def give_back_dead(state: Path) -> int:
+    """Give back what dead runs of a state folder had made elsewhere; gives how many there were."""
+    dead = rundir.dead_runs(state)
     for run in dead:
         if run.cgroup is not None:
             reclaim_cgroup(run.cgroup, run.id)
-        rundir.forget(folder, run)
-    if dead and not rundir.dead_runs(folder):
-        remove_tree(folder)
+        rundir.forget(state, run)
+    return len(dead)

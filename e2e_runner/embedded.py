@@ -19,9 +19,9 @@ from e2e_runner import fresh_cluster, kept_cluster
 from e2e_runner.fresh_cluster import Installation
 from e2e_runner.kept_cluster import Kept
 from e2e_runner.model import ServerAddress
+from e2e_runner.ports.free_port import free_port
 from e2e_runner.postgres import boot, cluster
 from e2e_runner.postgres.cluster import Cache, Template
-from e2e_runner.postgres.free_port import free_port
 from e2e_runner.postgres.image import NoImageError
 from e2e_runner.postgres.ready import wait_ready
 from e2e_runner.rundir import RunDir

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import e2e_runner
 from e2e_runner import rundir
 from e2e_runner.addresses import without_application
+from e2e_runner.apart import give_back_dead
 from e2e_runner.attempt import Attempt, by_hand
 from e2e_runner.databases import Databases
 from e2e_runner.errors import SetupError
@@ -42,7 +43,6 @@ from e2e_runner.model import (
 from e2e_runner.script import Surroundings
 from e2e_runner.stop import Stop
 from e2e_runner.supervise.client import Supervisor
-from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.supervise.launch import Spawner
 from e2e_runner.verdict import exit_code, is_bad
 from e2e_runner.wants import definitions_of, postgres_words
@@ -134,10 +134,7 @@ class _Engine:
 
     async def _run_to_the_end(self, spawner: Spawner, stop: Stop) -> int:
         started = time.time()
-        for dead in rundir.dead_runs(self._run.state_dir):
-            if dead.cgroup is not None:
-                reclaim_cgroup(dead.cgroup, dead.id)
-            rundir.forget(self._run.state_dir, dead)
+        give_back_dead(self._run.state_dir)
         with contextlib.ExitStack() as stack:
             run_dir = stack.enter_context(
                 rundir.open_run(self._run.state_dir, rundir.new_run_id(started))

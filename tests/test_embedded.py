@@ -23,10 +23,10 @@ from servers import VERSIONS, binaries, identity, path_with, run
 from e2e_runner import embedded, fresh_cluster
 from e2e_runner.embedded import CannotStart, EmbeddedServer, EmbeddedServers
 from e2e_runner.model import Containment, ServerAddress
+from e2e_runner.ports.free_port import free_port
 from e2e_runner.postgres import cluster
 from e2e_runner.postgres.binaries import Found, find_binaries
 from e2e_runner.postgres.connection import Unreachable, connected
-from e2e_runner.postgres.free_port import free_port
 from e2e_runner.rundir import RunDir, dead_runs, forget, open_run
 from e2e_runner.supervise.client import Supervisor
 from e2e_runner.supervise.containment import reclaim_cgroup

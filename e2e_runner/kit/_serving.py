@@ -22,7 +22,7 @@ from e2e_runner.kit._warnings import tell
 from e2e_runner.kit.servers import Server, ServerNotReady, reachable
 from e2e_runner.model import HttpProbe, LogProbe, Probe, TcpProbe
 from e2e_runner.parsers import parse_probe
-from e2e_runner.postgres.free_port import free_port
+from e2e_runner.ports.free_port import free_port
 from e2e_runner.probes import NotReady, address_of, is_this_machine, wait_ready
 from e2e_runner.supervise.child import Child, Command, StartError, SupervisionLost
 from e2e_runner.text import duration, limit, one_line, shorten, strip_ansi

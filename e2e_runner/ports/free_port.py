@@ -1,4 +1,4 @@
-"""A TCP port for a server of our own."""
+"""A TCP port for a server that is about to be started."""
 
 import contextlib
 import random
