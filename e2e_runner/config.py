@@ -184,6 +184,11 @@ def _run_settings(
         verbose=value("verbose"),
         quiet=value("quiet"),
         color=value("color"),
+        jobs=value("jobs"),
+        repeat=value("repeat"),
+        last_failed=value("last-failed"),
+        shard=value("shard"),
+        timings=value("timings"),
         origins={name: given.origin for name, given in values.items()},
     )
 
@@ -469,6 +474,8 @@ def _based(layer: Layer, base: Path, python_name: str) -> Layer:
             ReportTarget(format=kind, file=_absolute(base, path)) for kind, path in given.value
         )
         result["report"] = replace(given, value=targets)
+    if given := layer.get("timings"):
+        result["timings"] = replace(given, value=_absolute(base, given.value))
     if given := layer.get("python"):
         result["python"] = replace(given, value=_named_interpreter(given, base, python_name))
     return result

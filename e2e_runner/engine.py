@@ -33,6 +33,7 @@ from e2e_runner.model import (
     Capture,
     Containment,
     Example,
+    Past,
     Plan,
     PostgresMode,
     Result,
@@ -60,13 +61,15 @@ async def run_plan(
     load_rules: Callable[[], tuple[Rule, ...]],
     environ: Mapping[str, str],
     emit: Callable[[Event], None],
+    past: Mapping[str, Past] | None = None,
 ) -> int:
     """Run a plan and give the exit code. Raises SetupError when the surroundings cannot be set up.
 
-    `spawner` was launched for this run; `load_rules` is called once the first example has failed.
+    `spawner` was launched for this run; `load_rules` is called once the first example has failed;
+    `past` is what earlier runs tell of the examples, by path.
     Whatever happens, every example of the plan has its `ExampleFinished` before `RunFinished`.
     """
-    engine = _Engine(plan, run, load_rules=load_rules, environ=environ, emit=emit)
+    engine = _Engine(plan, run, load_rules=load_rules, environ=environ, emit=emit, past=past or {})
     if not plan.examples:
         return engine.nothing_selected()
     try:
@@ -85,8 +88,10 @@ class _Engine:
         load_rules: Callable[[], tuple[Rule, ...]],
         environ: Mapping[str, str],
         emit: Callable[[Event], None],
+        past: Mapping[str, Past],
     ) -> None:
         self._plan = plan
+        self._past = past
         self._run = run
         self._load_rules = load_rules
         self._forbidden = tuple(re.compile(p, re.MULTILINE) for p in run.fail_on_output)

@@ -33,11 +33,12 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleStarted:
-    """An example has its turn. `limit` is its timeout in seconds."""
+    """An example has its turn. `limit` is its timeout in seconds; `attempt` counts from 1."""
 
     at: float
     path: str
     limit: float
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,19 @@ class MetricReported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFinished:
+    """An attempt at an example ended that is not the last one; `again` says why there is another.
+
+    `number` counts from 1; `result` is the verdict on this attempt alone.
+    """
+
+    at: float
+    number: int
+    result: Result
+    again: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleFinished:
     """The verdict on one example. Every example of the plan gets exactly one, not-run included."""
 
@@ -143,6 +157,7 @@ Event = (
     | StepStarted
     | StepFinished
     | MetricReported
+    | AttemptFinished
     | ExampleFinished
     | Warned
     | Interrupted

@@ -16,10 +16,12 @@ from e2e_runner.parsers import (
     parse_database_pattern,
     parse_databases,
     parse_duration,
+    parse_endpoint,
     parse_environment,
     parse_flag,
     parse_glob,
     parse_interpreters,
+    parse_jobs,
     parse_name,
     parse_positive_duration,
     parse_probe,
@@ -27,6 +29,7 @@ from e2e_runner.parsers import (
     parse_report,
     parse_server,
     parse_server_url,
+    parse_shard,
     parse_size,
     parse_tag,
     parse_templates,
@@ -133,6 +136,34 @@ PORTS = Kind(
     parse=list_of(integer(least=1, most=MAX_PORT)),
     units="PORT",
     is_list=True,
+)
+ENDPOINTS = Kind(
+    name="list of HOST:PORT",
+    accepted="services as HOST:PORT, as in localhost:6379, db.internal:5432 or [::1]:8125",
+    parse=list_of(parse_endpoint),
+    units="HOST:PORT",
+    is_list=True,
+    merge=Merge.UNION,
+)
+JOBS = Kind(
+    name="auto | N",
+    accepted="auto or a whole number from 1 to 1000",
+    parse=parse_jobs,
+    units="N|auto",
+)
+SHARD = Kind(
+    name="I/N",
+    accepted="INDEX/COUNT, as in 1/4 for the first of four parts",
+    parse=parse_shard,
+    units="I/N",
+)
+LOCKS = Kind(
+    name="list of names",
+    accepted="names of one word each",
+    parse=list_of(parse_tag),
+    units="NAME",
+    is_list=True,
+    merge=Merge.UNION,
 )
 ARGUMENTS = Kind(
     name="list of strings", accepted="a list of strings or numbers", parse=parse_arguments

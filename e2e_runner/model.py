@@ -71,6 +71,49 @@ class LogProbe:
 Probe = HttpProbe | TcpProbe | LogProbe
 
 
+# --- the network ---------------------------------------------------------------------------------
+
+
+class NetworkMode(StrEnum):
+    """Which network an example gets."""
+
+    AUTO = "auto"  # one of its own where that can be had and does the example no harm
+    ISOLATED = "isolated"
+    HOST = "host"
+
+
+class NetworkTier(StrEnum):
+    """How examples get a network of their own, best first."""
+
+    NAMESPACE = "namespace"
+    USER_NAMESPACE = "user-namespace"  # a network namespace in a user namespace, for ordinary users
+    HOST = "host"  # they get none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A TCP service, as a script names it."""
+
+    host: str  # a name or an IP address
+    port: int
+
+    def __str__(self) -> str:
+        """Give HOST:PORT."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One of `count` parts of a suite; `index` counts from 1."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        """Give INDEX/COUNT."""
+        return f"{self.index}/{self.count}"
+
+
 # --- PostgreSQL ----------------------------------------------------------------------------------
 
 
@@ -246,6 +289,11 @@ class RunSettings:
     quiet: bool
     color: Color
     postgres: PostgresSettings = field(default_factory=PostgresSettings)
+    jobs: int | None = 1  # examples at a time; None: as many as is safe
+    repeat: int = 1  # how often each example is run; all of these must pass
+    last_failed: bool = False  # only those whose last verdict was not ok
+    shard: Shard | None = None
+    timings: Path | None = None  # file of durations that shards are balanced by
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
@@ -268,6 +316,13 @@ class ExampleSettings:
     interpreter: tuple[str, ...]  # the command that the script is handed to
     postgres: bool | None = None  # whether it wants PostgreSQL; None: as its source says
     databases: tuple[DatabaseDefinition, ...] = ()  # those that it gets
+    network: NetworkMode = NetworkMode.AUTO
+    reach: tuple[
+        Endpoint, ...
+    ] = ()  # services of the host that it gets to from a network of its own
+    exclusive: bool = False  # runs with no other example beside it
+    locks: tuple[str, ...] = ()  # no two that name the same run at the same time
+    retries: int = 0  # how often it is run again, alone, after it failed
     origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
@@ -325,6 +380,19 @@ class Plan:
     deselected: tuple[Deselected, ...] = ()
     not_examples: tuple[NotExample, ...] = ()
     warnings: tuple[str, ...] = ()
+    shard: str = ""  # in words, what part of the suite `examples` are and how it was cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What earlier runs tell of an example."""
+
+    duration: float | None = None  # seconds that it takes, as a rule
+    failed: bool = False  # its last verdict was not ok
+    ports: tuple[int, ...] = ()  # TCP ports that it was seen to listen on
+    observed: bool = False  # it ran to its end before, so `ports` are all that it listens on
+    max_rss: int | None = None  # bytes
+    network: NetworkMode | None = None  # HOST: it fails in a network of its own, and not without
 
 
 # --- outside facts -------------------------------------------------------------------------------
@@ -459,6 +527,11 @@ class Result:
     happened_in: int | None = None  # the one of `steps` in which it failed or was stopped
     metrics: tuple[Metric, ...] = ()
     summary: str = ""  # what the script says of itself
+    network: NetworkMode | None = None  # ISOLATED or HOST: where it ran; None: it was not started
+    listened: tuple[int, ...] = ()  # TCP ports that it was seen to listen on
+    isolation_suspect: str = ""  # why the failure may be the doing of the isolation, in words
+    repeats: int = 1  # how often it was to run, with --repeat
+    repeats_passed: int = 0  # how many of those were ok; counted with --repeat alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -473,6 +546,47 @@ class RunInfo:
     version: str  # of e2e-run
     processes: Containment | None  # None: nothing was selected, so nothing was set up
     containment_notes: tuple[str, ...] = ()  # why a better tier is not in force
-    network: str = "host"
+    network: NetworkTier = NetworkTier.HOST  # of examples that get a network of their own
+    network_notes: tuple[str, ...] = ()  # why a better tier is not in force
     postgres: str = ""  # in words, what examples that want PostgreSQL get; empty: none wants it
     withheld: tuple[str, ...] = ()  # variables of the caller that no example is handed
+
+
+# --- history -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """A run as the history keeps it, or as a json report tells of it."""
+
+    id: str
+    started: float  # seconds since the epoch
+    duration: float | None = None  # seconds; None: it was killed, or goes on
+    exit_code: int | None = None
+    interrupted: bool = False
+    jobs: int = 1
+    network: str = ""  # the tier
+    processes: str = ""
+    python: str = ""
+    version: str = ""
+    shard: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRecord:
+    """A verdict as the history keeps it, or as a json report tells of it."""
+
+    run: str  # id of the run
+    started: float  # of the run, in seconds since the epoch
+    path: str
+    status: Status
+    cause: str | None = None
+    reason: str = ""
+    duration: float = 0.0
+    cpu: float | None = None
+    max_rss: int | None = None
+    attempts: int = 1
+    repeats: int = 1
+    repeats_passed: int = 0
+    network: NetworkMode | None = None
+    listened: tuple[int, ...] = ()

@@ -13,17 +13,21 @@ from typing import Any
 from e2e_runner.addresses import PLACEHOLDERS, is_postgres_url, parse_url, placeholders
 from e2e_runner.model import (
     DatabaseDefinition,
+    Endpoint,
     HttpProbe,
     LogProbe,
     PostgresMode,
     Probe,
     ReportFormat,
     ServerAddress,
+    Shard,
     TcpProbe,
 )
 
 Parser = Callable[[object], Any]
 
+MAX_JOBS = 1000
+MAX_SHARDS = 10_000
 MAX_PORT = 65535
 _LONGEST_DURATION = 366 * 86400.0
 _SHOWN = 60  # characters of a rejected value that a message quotes
@@ -188,6 +192,34 @@ def integer(*, least: int, most: int) -> Parser:
         return number
 
     return parse
+
+
+def parse_jobs(value: object) -> int | None:
+    """Read how many examples run at a time; ``auto`` is None.
+
+    >>> parse_jobs("auto"), parse_jobs(4)
+    (None, 4)
+    """
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return None
+    number: int = integer(least=1, most=MAX_JOBS)(value)
+    return number
+
+
+def parse_shard(value: object) -> Shard:
+    """Read ``INDEX/COUNT``.
+
+    >>> parse_shard("2/4")
+    Shard(index=2, count=4)
+    """
+    index, slash, count = parse_name(value).partition("/")
+    number = integer(least=1, most=MAX_SHARDS)
+    if not slash:
+        raise ValueError(f"{quoted(value)} is not INDEX/COUNT")
+    shard = Shard(index=number(index), count=number(count))
+    if shard.index > shard.count:
+        raise ValueError(f"{quoted(value)}: there is no part {shard.index} of {shard.count}")
+    return shard
 
 
 def parse_flag(value: object) -> bool:
@@ -357,6 +389,21 @@ def parse_probe(value: object) -> Probe:
     if port is None or parts.path not in {"", "/"} or parts.query or parts.username is not None:
         raise ValueError(f"{quoted(text)} is not tcp://HOST:PORT")
     return TcpProbe(host=host, port=port)
+
+
+def parse_endpoint(value: object) -> Endpoint:
+    """Read ``HOST:PORT``; an IPv6 address stands in brackets.
+
+    >>> parse_endpoint("[::1]:6379")
+    Endpoint(host='::1', port=6379)
+    """
+    text = parse_name(value)
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    name = host[1:-1] if bracketed else host
+    if not colon or not name or re.search(r"[\s/@,]", name) or (":" in name) is not bracketed:
+        raise ValueError(f"{quoted(value)} is not HOST:PORT")
+    return Endpoint(host=name.lower(), port=integer(least=1, most=MAX_PORT)(port))
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from e2e_runner.events import (
+    AttemptFinished,
     Event,
     ExampleFinished,
     ExampleStarted,
@@ -104,14 +105,12 @@ class RunState:
                 self._step(event)
             case OutputWritten() | MetricReported():
                 pass
-            case ExampleFinished():
+            case AttemptFinished():
                 self.running.pop(event.result.path, None)
-                self.done += 1
-                self._record(event.result)
-            case Warned():
-                self.warnings.append(event)
-            case Interrupted():
-                self.interruptions.append(event)
+            case ExampleFinished():
+                self._finish(event.result)
+            case Warned() | Interrupted():
+                self._keep(event)
             case RunFinished():
                 self.running.clear()
                 self.finished = event
@@ -123,6 +122,17 @@ class RunState:
         self.plan = event.plan
         for deselected in event.plan.deselected:
             self._record(skipped_result(deselected))
+
+    def _finish(self, result: Result) -> None:
+        self.running.pop(result.path, None)
+        self.done += 1
+        self._record(result)
+
+    def _keep(self, event: Warned | Interrupted) -> None:
+        if isinstance(event, Warned):
+            self.warnings.append(event)
+        else:
+            self.interruptions.append(event)
 
     def _enter(self, event: PhaseChanged) -> None:
         running = self.running.get(event.path)

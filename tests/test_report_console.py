@@ -39,6 +39,7 @@ from e2e_runner.model import (
     LeakedPort,
     LeakedProcess,
     Metric,
+    NetworkTier,
     ReportFormat,
     ReportTarget,
     Result,
@@ -404,7 +405,7 @@ def test_lesser_containment_is_said_with_its_reason() -> None:
         RUN,
         processes=Containment.SCAN,
         containment_notes=("cgroup: read-only", "pid-namespace: unshare: Operation not permitted"),
-        network="namespace",
+        network=NetworkTier.NAMESPACE,
         jobs=1,
     )
     assert say(history([PASSED], run=run)).startswith(

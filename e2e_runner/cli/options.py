@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # What changes the picture that `list` gives.
 _LISTED = frozenset(
     {"config", "env", "exclude", "grace", "keyword", "only", "python", "skip", "skip-websocket"}
-    | {"timeout", "verbose"}
+    | {"jobs", "last-failed", "network", "shard", "timeout", "timings", "verbose"}
 )
 # The order of --help: what is used most comes first.
 _FIRST = ("timeout", "grace", "keyword", "only", "skip", "skip-websocket", "exclude")

@@ -91,6 +91,11 @@ class Builder:
             interpreter=interpreter,
             postgres=given["postgres"].value,
             databases=given["databases"].value,
+            network=given["network"].value,
+            reach=given["reach"].value,
+            exclusive=given["exclusive"].value,
+            locks=given["locks"].value,
+            retries=given["retries"].value,
             origins={name: each.origin for name, each in given.items()},
         )
         target = ("-m", module) if module else (script.found.file,)

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from e2e_runner import text
 from e2e_runner.events import (
+    AttemptFinished,
     Event,
     ExampleFinished,
     ExampleStarted,
@@ -90,6 +91,7 @@ class ConsoleReporter:
                 | StepStarted()
                 | StepFinished()
                 | MetricReported()
+                | AttemptFinished()
             ):
                 if self._options.verbosity is Verbosity.VERBOSE:
                     self._say(progress(event))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from e2e_runner import text
-from e2e_runner.model import Containment, Plan, Result, RunInfo, Status, StepOutcome
+from e2e_runner.model import Containment, NetworkTier, Plan, Result, RunInfo, Status, StepOutcome
 from e2e_runner.report.evidence import facts, flat, last_lines, last_steps, note, places
 from e2e_runner.report.paths import relative, shorten_path, shortest
 from e2e_runner.report.style import Line, Span, Style
@@ -68,8 +68,8 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
     parts.append(f"python: {text.one_line(relative(run.python, run.root))}")
     if run.processes is not None:
         parts.append(f"processes: {run.processes.value}{_why_lesser(run)}")
-    if run.network != "host":
-        parts.append(f"network: {text.one_line(run.network)}")
+    if run.network is not NetworkTier.HOST:
+        parts.append(f"network: {run.network.value}")
     line: list[Span] = [(f"e2e-run {run.version}", Style.BOLD)]
     columns = len(line[0][0])
     for whole in parts:

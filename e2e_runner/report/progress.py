@@ -5,6 +5,7 @@ from typing import assert_never
 
 from e2e_runner import text
 from e2e_runner.events import (
+    AttemptFinished,
     ExampleStarted,
     MetricReported,
     PhaseChanged,
@@ -16,7 +17,9 @@ from e2e_runner.report.style import Line, Style
 
 _DEEPEST = 5  # steps within steps that are still indented
 
-Progress = ExampleStarted | PhaseChanged | StepStarted | StepFinished | MetricReported
+Progress = (
+    ExampleStarted | PhaseChanged | StepStarted | StepFinished | MetricReported | AttemptFinished
+)
 
 
 def progress(event: Progress) -> Iterator[Line]:
@@ -24,13 +27,18 @@ def progress(event: Progress) -> Iterator[Line]:
     words = _words(event)
     if words:
         at = f"{text.duration(event.at):>7}  "
-        yield [(f"{at}{text.one_line(event.path)}: {words}", Style.DIM)]
+        yield [(f"{at}{text.one_line(_path(event))}: {words}", Style.DIM)]
+
+
+def _path(event: Progress) -> str:
+    return event.result.path if isinstance(event, AttemptFinished) else event.path
 
 
 def _words(event: Progress) -> str:
     match event:
         case ExampleStarted():
-            return f"started, at most {text.limit(event.limit)}"
+            nth = f" again (attempt {event.attempt})" if event.attempt > 1 else ""
+            return f"started{nth}, at most {text.limit(event.limit)}"
         case PhaseChanged():
             detail = f" ({text.one_line(event.detail)})" if event.detail else ""
             return f"{event.phase.value}{detail}"
@@ -46,6 +54,8 @@ def _words(event: Progress) -> str:
             return _indent(event.depth) + words
         case MetricReported():
             return metric_words(event.metric)
+        case AttemptFinished():
+            return f"attempt {event.number} {event.result.status.value}: {flat(event.again)}"
         case _:
             assert_never(event)
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from e2e_runner.events import (
+    AttemptFinished,
     Event,
     ExampleFinished,
     ExampleStarted,
@@ -50,7 +51,7 @@ def run_shape(run: RunInfo) -> Shape:
         "started": datetime.fromtimestamp(run.started, tz=UTC).isoformat(timespec="milliseconds"),
         "jobs": run.jobs,
         "isolation": {
-            "network": run.network,
+            "network": run.network.value,
             "processes": None if run.processes is None else run.processes.value,
             "notes": list(run.containment_notes),
         },
@@ -164,6 +165,12 @@ def event_shape(event: Event, state: RunState) -> Shape:
                 "not_examples": [not_example_shape(file) for file in event.plan.not_examples],
                 "warnings": list(event.plan.warnings),
             }
+        case AttemptFinished():
+            return _event("attempt-finished", event.at) | {
+                "number": event.number,
+                "again": event.again,
+                "result": result_shape(event.result),
+            }
         case ExampleFinished():
             shape = {"result": result_shape(event.result)}
             return _event("example-finished", event.at) | shape
@@ -195,7 +202,7 @@ def _running_event_shape(
     match event:
         case ExampleStarted():
             name = "example-started"
-            shape = {"limit": event.limit}
+            shape = {"limit": event.limit, "attempt": event.attempt}
         case PhaseChanged():
             name = "phase-changed"
             shape = {"phase": event.phase.value, "detail": event.detail}
