@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import ON_HOST
 from hypothesis import settings
 
 # Under nohup it is ignored, and so it would be by every run that the tests start.
@@ -43,6 +44,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "on the port" if Path(file).name in ON_THE_PORT else file
 
     return ByFileAndPort(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_host() -> Iterator[None]:
+    """Have runs in this process, and those that inherit its environment, do what most tests are about.
+
+    A test of networks or jobs sets or deletes the variables; so does one of what users get by default.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ON_HOST.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture

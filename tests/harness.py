@@ -26,6 +26,11 @@ CHILDREN = Path(__file__).resolve().parent / "children"
 NOBODY = 65534
 IS_ROOT = os.geteuid() == 0
 
+# What the tests run e2e-run with unless they say otherwise: on the network of the machine, one example
+# at a time. An empty variable counts as not set: AS_USERS has the defaults that users have.
+ON_HOST = {"E2E_RUN_NETWORK": "host", "E2E_RUN_JOBS": "1"}
+AS_USERS = dict.fromkeys(ON_HOST, "")
+
 _NEEDS_ROOT = pytest.mark.skipif(not IS_ROOT, reason="needs root")
 # What a fixture is given: the tier, and the user to run as (None: this process's own).
 TIERS = [
@@ -115,7 +120,7 @@ class Project:
             env.pop(name, None)
         env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), _site_packages()])
         env["PYTHONDONTWRITEBYTECODE"] = "1"
-        return env | dict(extra or {})
+        return env | ON_HOST | dict(extra or {})
 
     def start(
         self,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import REPOSITORY, Outcome, Project, Running, project
+from harness import AS_USERS, REPOSITORY, Outcome, Project, Running, project
 
 from e2e_runner.trees import MARK
 
@@ -35,17 +35,17 @@ class Suite:
         return self.project.root / "scratch"
 
     def how(self, extra: dict[str, str] | None = None) -> dict[str, Any]:
-        return {"env": {"TMPDIR": str(self.scratch)} | (extra or {})}
+        return {"env": AS_USERS | {"TMPDIR": str(self.scratch)} | (extra or {})}
 
     def arguments(self, *args: str) -> list[str]:
         return ["--strict", "--python", str(self.project.python), *args]
 
-    def run(self, *args: str) -> Outcome:
-        return self.project.run(*self.arguments(*args), **self.how())
+    def run(self, *args: str, env: dict[str, str] | None = None) -> Outcome:
+        return self.project.run(*self.arguments(*args), **self.how(env))
 
     @contextlib.contextmanager
-    def running(self, *args: str) -> Iterator[Running]:
-        with self.project.running(*self.arguments(*args), **self.how()) as running:
+    def running(self, *args: str, env: dict[str, str] | None = None) -> Iterator[Running]:
+        with self.project.running(*self.arguments(*args), **self.how(env)) as running:
             yield running
 
     def listed(self) -> dict[str, Any]:

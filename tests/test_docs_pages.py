@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import REPOSITORY, Outcome, Project, project
+from harness import AS_USERS, REPOSITORY, Outcome, Project, project
 from pages import (
     Block,
     assert_printed,
@@ -100,7 +100,7 @@ def shop() -> Iterator[Project]:
 
 
 def run(shop: Project, *args: str) -> Outcome:
-    return shop.run("--python", str(shop.python), *args)
+    return shop.run("--python", str(shop.python), *args, env=AS_USERS)
 
 
 @pytest.mark.usefixtures("demo_port")  # and with it whatever other ports the page uses

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import Running, wait_gone, wait_until
+from harness import ON_HOST, Running, wait_gone, wait_until
 from servers import Server, debian_binaries, missing, running_server, wheel_binaries
 from suite import PORT, Suite, assert_all_passed, example_suite, finish, somebody_listens
 
@@ -140,7 +140,7 @@ def the_second_example_runs(_: Running, suite: Suite) -> bool:
 def test_a_run_that_is_ended_at_any_moment_is_followed_by_one_that_passes(
     suite: Suite, number: signal.Signals, moment: Callable[[Running, Suite], bool]
 ) -> None:
-    with suite.running("examples/") as running:
+    with suite.running("examples/", env=ON_HOST) as running:
         wait_until(lambda: moment(running, suite), moment.__name__.replace("_", " "), seconds=60)
         started = running.offspring()
         running.process.send_signal(number)
@@ -175,7 +175,7 @@ def test_an_example_that_is_ended_by_hand_leaves_nothing(
 
 def test_a_taken_port_is_told_with_its_owner(suite: Suite) -> None:
     with socket.create_server(("127.0.0.1", PORT)):
-        done = suite.run("examples/example_jwt_login.py")
+        done = suite.run("examples/example_jwt_login.py", env=ON_HOST)
         with suite.by_hand("example_jwt_login.py") as example:
             code, output = finish(example)
     assert done.statuses == {"examples/example_jwt_login.py": "blocked"}
