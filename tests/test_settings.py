@@ -425,15 +425,19 @@ def test_environment_variables_are_read_and_lists_split_at_commas() -> None:
             "E2E_RUN_TIMOUT": "1",
             "E2E_RUN_ID": "x",
             "E2E_RUN_JOBS": "4",
+            "E2E_RUN_COLOUR": "always",
+            "E2E_RUN_RANDOMIZE": "1",
         }
     )
     assert {name: each.value for name, each in values.items()} == {
+        "jobs": 4,
         "timeout": 5.0,
         "skip": ("slow", "websocket"),
     }
     assert problems == ["E2E_RUN_COLOR: 'red' is not one of them; accepted: auto, always or never"]
     assert warnings == [
-        "E2E_RUN_JOBS is set, but is no variable of e2e-run: it is ignored",
+        "E2E_RUN_COLOUR is set, but is no variable of e2e-run; did you mean E2E_RUN_COLOR?",
+        "E2E_RUN_RANDOMIZE is set, but is no variable of e2e-run: it is ignored",
         "E2E_RUN_TIMOUT is set, but is no variable of e2e-run; did you mean E2E_RUN_TIMEOUT?",
     ]
 
@@ -476,6 +480,6 @@ def test_tables_merge_and_lists_add_up() -> None:
     assert tags.value == ("b", "a", "c")
     merged = {setting.name for setting in SETTINGS if setting.kind.merge is not Merge.REPLACE}
     assert merged == {
-        *("env", "exclude", "fail-on-output", "include", "interpreters", "postgres.patterns"),
-        *("postgres.protect", "report", "skip", "tags"),
+        *("env", "exclude", "fail-on-output", "include", "interpreters", "locks"),
+        *("postgres.patterns", "postgres.protect", "reach", "report", "skip", "tags"),
     }
