@@ -7,6 +7,7 @@ system a good part of a millisecond.
 import contextlib
 import os
 import stat
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from e2e_runner.rundir import RunDir
 from e2e_runner.trees import remove_tree
 
 LOG_SUFFIX = ".log"
+
+_MOST_SPARE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,35 +39,37 @@ class Workspaces:
         self._run_dir = run_dir
         self._separate = separate
         self._max_output = max_output
-        self._ahead: tuple[str, Workspace] | None = None
+        self._ahead: dict[str, Workspace] = {}  # by example
+        self._taken: Counter[tuple[str, str]] = Counter()  # names by now, by example and suffix
         self._count = 0
-        self._spare: Path | None = None  # a temporary folder as good as new
-        self._spare_records: RecordFile | None = None  # the same, of files for records
+        self._spare: list[Path] = []  # temporary folders as good as new
+        self._spare_records: list[RecordFile] = []  # the same, of files for records
         self._janitor = ThreadPoolExecutor(1, thread_name_prefix="janitor")
 
     def close(self) -> None:
         """Remove what was made and not used, and finish the removals."""
-        self._discard_ahead()
-        if self._spare_records is not None:
-            self._spare_records.remove()
-            self._spare_records = None
+        for workspace in self._ahead.values():
+            self._discard(workspace)
+        self._ahead.clear()
+        for records in self._spare_records:
+            records.remove()
+        self._spare_records.clear()
         self._janitor.shutdown()
 
     def prepare(self, example: str) -> None:
         """Make the workspace of an example ahead of its turn. What fails now is tried again then."""
-        self._discard_ahead()
-        with contextlib.suppress(OSError):
-            self._ahead = (example, self._make(example, LOG_SUFFIX))
+        if example not in self._ahead:
+            with contextlib.suppress(OSError):
+                self._ahead[example] = self._make(example, LOG_SUFFIX)
 
     def take(self, example: str, suffix: str = LOG_SUFFIX) -> Workspace:
         """Give the workspace of an example; raises OSError.
 
         `suffix` completes the name of its log. One of its own is that of a companion of the example.
+        The logs of further attempts are numbered.
         """
-        if self._ahead is not None and self._ahead[0] == example and suffix == LOG_SUFFIX:
-            workspace = self._ahead[1]
-            self._ahead = None
-            return workspace
+        if suffix == LOG_SUFFIX and example in self._ahead:
+            return self._ahead.pop(example)
         return self._make(example, suffix)
 
     def give_back(self, workspace: Workspace) -> None:
@@ -73,27 +78,28 @@ class Workspaces:
         Most scripts touch neither folder nor records: such are as good as new and serve again.
         """
         self._give_back_records(workspace.records)
-        if self._spare is None and _is_untouched(workspace.scratch):
-            self._spare = workspace.scratch
+        if len(self._spare) < _MOST_SPARE and _is_untouched(workspace.scratch):
+            self._spare.append(workspace.scratch)
         else:
             self._janitor.submit(remove_tree, workspace.scratch)
         for log in workspace.logs:
             log.close()
 
     def kept_databases(self, example: str) -> Path:
-        """Name the folder that the databases of a failed example are kept in. Raises OSError."""
-        return self._run_dir.log_file(example, ".postgres")
+        """Name the folder that the databases of a failed attempt are kept in. Raises OSError."""
+        return self._run_dir.log_file(example, self._numbered(example, ".postgres"))
 
     def _give_back_records(self, records: RecordFile | None) -> None:
         if records is None:
             return
-        if self._spare_records is None and records.is_untouched:
-            self._spare_records = records
+        if len(self._spare_records) < _MOST_SPARE and records.is_untouched:
+            self._spare_records.append(records)
         else:
             self._janitor.submit(records.remove)
 
     def _make(self, example: str, suffix: str) -> Workspace:
-        names = [f".out{suffix}", f".err{suffix}"] if self._separate else [suffix]
+        numbered = self._numbered(example, suffix)
+        names = [f".out{numbered}", f".err{numbered}"] if self._separate else [numbered]
         with contextlib.ExitStack() as undo:
             logs = []
             for name in names:
@@ -107,10 +113,15 @@ class Workspaces:
             undo.pop_all()
         return Workspace(scratch=scratch, logs=tuple(logs), records=records)
 
+    def _numbered(self, example: str, suffix: str) -> str:
+        """Tell what further attempts at an example leave from what the first has left."""
+        self._taken[example, suffix] += 1
+        nth = self._taken[example, suffix]
+        return suffix if nth == 1 else f".{nth}{suffix}"
+
     def _new_scratch(self) -> Path:
-        if self._spare is not None:
-            scratch, self._spare = self._spare, None
-            return scratch
+        if self._spare:
+            return self._spare.pop()
         self._count += 1
         scratch = self._run_dir.scratch / str(self._count)
         scratch.mkdir()
@@ -118,19 +129,17 @@ class Workspaces:
         return scratch
 
     def _new_records(self) -> RecordFile:
-        if self._spare_records is not None:
-            records, self._spare_records = self._spare_records, None
-            return records
+        if self._spare_records:
+            return self._spare_records.pop()
         return RecordFile(self._run_dir.scratch / f"records-{os.urandom(8).hex()}")
 
-    def _discard_ahead(self) -> None:
-        if self._ahead is not None:
-            workspace, self._ahead = self._ahead[1], None
-            remove_tree(workspace.scratch)
-            if workspace.records is not None:
-                workspace.records.remove()
-            for log in workspace.logs:
-                log.discard()
+    @staticmethod
+    def _discard(workspace: Workspace) -> None:
+        remove_tree(workspace.scratch)
+        if workspace.records is not None:
+            workspace.records.remove()
+        for log in workspace.logs:
+            log.discard()
 
 
 def _scratch_mode() -> int:
