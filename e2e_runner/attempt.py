@@ -27,6 +27,7 @@ from e2e_runner.model import (
     LeakedDatabase,
     LeakedPort,
     LeakedProcess,
+    NetworkMode,
     Probe,
     Result,
     Status,
@@ -56,6 +57,7 @@ class Attempt:
         example: Example,
         around: Surroundings,
         *,
+        network: NetworkMode = NetworkMode.HOST,
         load_rules: Callable[[], tuple[Rule, ...]],
         forbidden: tuple[re.Pattern[str], ...],
         emit: Callable[[Event], None],
@@ -64,9 +66,11 @@ class Attempt:
     ) -> None:
         """Prepare an attempt.
 
-        `since` is the start of the run on the monotonic clock of the surroundings; `meanwhile` is
-        called once the script runs, for what may then be done without keeping anybody waiting.
+        `network` is ISOLATED or HOST. `since` is the start of the run on the monotonic clock of the
+        surroundings; `meanwhile` is called once the script runs, for what may then be done without
+        keeping anybody waiting.
         """
+        self._mode = network
         self._meanwhile = meanwhile
         self._command = ""
         self.example = example
@@ -491,6 +495,7 @@ class Attempt:
             happened_in=story.happened_in,
             metrics=story.metrics,
             summary=story.summary,
+            network=self._mode if self._starts else None,
         )
 
     def _by_hand(self) -> str:

@@ -16,7 +16,8 @@ ROOT = "e2e_runner"
 # A part is a module of the package, or a whole package in it.
 VOCABULARY = {"errors", "events", "model", "records", "text"}
 DECISIONS = {
-    *("addresses", "config", "config_file", "dbnames", "discovery", "globs", "hints", "kinds"),
+    *("addresses", "config", "config_file", "dbnames", "discovery", "globs", "hints"),
+    *("isolation", "kinds"),
     *("layers", "metadata", "narration", "parsers", "settings", "state", "sweep_plan"),
     *("toml_lines", "verdict"),
     *("handover", "wants"),

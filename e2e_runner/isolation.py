@@ -1,0 +1,155 @@
+"""Which network an example gets, and whether that is what it failed of. Pure."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, ip_address
+
+from e2e_runner.model import Endpoint, NetworkMode, NetworkTier, Past, Status
+
+NETWORK = "network"  # the cause of what could not be given a network of its own
+LOOPBACK = ("127.0.0.1", "::1")
+
+_NO_NAMES = "no DNS in its network"
+_NO_ROUTE = "no route beyond its network"
+
+# A story that ended so was hindered in what it wanted to reach, perhaps; any other end has nothing to
+# do with the network.
+_MAY_BE_HINDERED = frozenset({Status.FAILED, Status.TIMEOUT})
+_COMPANION = "companion-not-ready"
+_REFUSED = frozenset({"connection-refused", "database"})  # causes whose `port` was refused
+_FIRST_OWN_ADDRESS = int(IPv4Address("127.1.0.1"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signs:
+    """What is known of an attempt in a network of its own, once it is over."""
+
+    status: Status
+    cause: str | None = None  # as the verdict and the rules over the output have it
+    details: Mapping[str, str] = field(default_factory=dict)  # that the rules found
+    refused: int = 0  # TCP connections that its network refused
+    no_route: int = 0  # packets that had nowhere to go
+    datagrams: int = 0  # that nobody took
+    local_resolver: bool = False  # names are resolved by a service of the machine, on loopback
+    own_ports: frozenset[int] = frozenset()  # that the example serves, or means to
+    source_ports: tuple[int, ...] = ()  # in its source
+    host_ports: frozenset[int] = frozenset()  # listened on by the machine
+    reached: frozenset[int] = frozenset()  # of the machine's ports, those that it gets to
+
+
+def mode_for(wanted: NetworkMode, tier: NetworkTier, past: Past | None) -> NetworkMode:
+    """Decide between ISOLATED and HOST for an example that wants `wanted`.
+
+    Where there is no isolation, ISOLATED stays what it is: such an example is blocked, not run elsewhere.
+
+    >>> mode_for(NetworkMode.AUTO, NetworkTier.NAMESPACE, None)
+    <NetworkMode.ISOLATED: 'isolated'>
+    """
+    if wanted is not NetworkMode.AUTO:
+        return wanted
+    learned = past is not None and past.network is NetworkMode.HOST
+    return NetworkMode.HOST if learned or tier is NetworkTier.HOST else NetworkMode.ISOLATED
+
+
+def suspicion(signs: Signs) -> str:
+    """Say in a few words why a failure may be the doing of the isolation; empty where it is not.
+
+    A refused connection alone is no sign: whoever waits for a server of its own has some.
+    """
+    if not _hindered(signs):
+        return ""
+    if signs.cause == "dns" or (signs.datagrams and signs.local_resolver):
+        return _NO_NAMES
+    if signs.no_route:
+        return _NO_ROUTE
+    told = _port(signs.details.get("port")) if signs.cause in _REFUSED else None
+    if told is None and not signs.refused:
+        return ""
+    foreign = signs.host_ports - signs.own_ports - signs.reached
+    for port in signs.source_ports if told is None else (told,):
+        if port in foreign:
+            return (
+                f"localhost:{port} is a service of the machine: "
+                f'declare reach = ["localhost:{port}"]'
+            )
+    return ""
+
+
+def _hindered(signs: Signs) -> bool:
+    return signs.status in _MAY_BE_HINDERED or (
+        signs.status is Status.BLOCKED and signs.cause == _COMPANION
+    )
+
+
+def _port(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+# --- names and addresses -------------------------------------------------------------------------
+
+
+def addresses_of(endpoints: Iterable[Endpoint]) -> dict[str, tuple[str, ...]]:
+    """Give the addresses at which each host of `endpoints` is reached in a network of its own.
+
+    localhost is what it always is, an address is itself, and a name gets one of 127.1.0.0/16.
+
+    >>> addresses_of([Endpoint(host="db.internal", port=5432), Endpoint(host="::1", port=1)])
+    {'db.internal': ('127.1.0.1',), '::1': ('::1',)}
+    """
+    given: dict[str, tuple[str, ...]] = {}
+    names = 0
+    for host in dict.fromkeys(each.host for each in endpoints):
+        if host == "localhost":
+            given[host] = LOOPBACK
+        elif is_address(host):
+            given[host] = (host,)
+        else:
+            given[host] = (str(IPv4Address(_FIRST_OWN_ADDRESS + names)),)
+            names += 1
+    return given
+
+
+def is_address(host: str) -> bool:
+    """Tell whether a host is an IP address, and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def hosts_file(addresses: Mapping[str, tuple[str, ...]], usual: str) -> str:
+    """Write a hosts file in which the names among `addresses` lead there.
+
+    `usual` is that of the machine, whose other lines it keeps.
+
+    >>> print(hosts_file({"db": ("127.1.0.1",)}, "10.0.0.7 db db2 # ours"), end="")
+    127.0.0.1 localhost
+    ::1 localhost ip6-localhost ip6-loopback
+    127.1.0.1 db
+    10.0.0.7 db2
+    """
+    names = {host: at for host, at in addresses.items() if host not in at and host != "localhost"}
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    lines += [f"{address} {name}" for name, given in names.items() for address in given]
+    hidden = {"localhost", *(name.lower() for name in names)}
+    for line in usual.splitlines():
+        address, *known = line.partition("#")[0].split() or [""]
+        if kept := [name for name in known if name.lower() not in hidden]:
+            lines.append(f"{address} {' '.join(kept)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def resolves_here(resolv_conf: str) -> bool:
+    """Tell whether resolv.conf(5) names a resolver on this machine's loopback; without one it does.
+
+    >>> resolves_here("nameserver 127.0.0.53"), resolves_here("nameserver 10.0.0.2")
+    (True, False)
+    """
+    servers = [
+        words[1]
+        for line in resolv_conf.splitlines()
+        if len(words := line.split()) > 1 and words[0] == "nameserver"
+    ]
+    plain = [server.partition("%")[0] for server in servers]
+    return not plain or any(is_address(each) and ip_address(each).is_loopback for each in plain)

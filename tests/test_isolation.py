@@ -1,0 +1,161 @@
+"""Which network an example gets, and what makes its isolation suspect."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e2e_runner.isolation import (
+    Signs,
+    addresses_of,
+    hosts_file,
+    is_address,
+    mode_for,
+    resolves_here,
+    suspicion,
+)
+from e2e_runner.model import Endpoint, NetworkMode, NetworkTier, Past, Status
+
+AUTO, ISOLATED, HOST = NetworkMode.AUTO, NetworkMode.ISOLATED, NetworkMode.HOST
+BAD_ON_HOST = Past(network=HOST)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tier", "past", "mode"),
+    [
+        (AUTO, NetworkTier.NAMESPACE, None, ISOLATED),
+        (AUTO, NetworkTier.USER_NAMESPACE, None, ISOLATED),
+        (AUTO, NetworkTier.HOST, None, HOST),
+        (AUTO, NetworkTier.NAMESPACE, Past(), ISOLATED),
+        (AUTO, NetworkTier.NAMESPACE, Past(network=ISOLATED), ISOLATED),
+        (AUTO, NetworkTier.NAMESPACE, BAD_ON_HOST, HOST),
+        (AUTO, NetworkTier.HOST, Past(network=ISOLATED), HOST),
+        (ISOLATED, NetworkTier.NAMESPACE, BAD_ON_HOST, ISOLATED),
+        (ISOLATED, NetworkTier.HOST, None, ISOLATED),  # it will be blocked
+        (HOST, NetworkTier.NAMESPACE, Past(network=ISOLATED), HOST),
+    ],
+)
+def test_the_network_of_an_example(
+    wanted: NetworkMode, tier: NetworkTier, past: Past | None, mode: NetworkMode
+) -> None:
+    assert mode_for(wanted, tier, past) is mode
+
+
+FAILED = Signs(status=Status.FAILED, cause="exit")
+REDIS = 'localhost:6379 is a service of the machine: declare reach = ["localhost:6379"]'
+ASKS_REDIS = Signs(
+    status=Status.FAILED,
+    cause="connection-refused",
+    details={"port": "6379"},
+    refused=1,
+    host_ports=frozenset({22, 6379}),
+)
+SILENT = replace(ASKS_REDIS, cause="exit", details={}, source_ports=(8000, 6379))
+
+
+@pytest.mark.parametrize(
+    ("signs", "why"),
+    [
+        # an end that has nothing to do with it
+        (FAILED, ""),
+        (replace(FAILED, status=Status.TIMEOUT), ""),
+        (replace(FAILED, refused=40, source_ports=(8000,)), ""),
+        (replace(FAILED, datagrams=3), ""),
+        # names
+        (replace(FAILED, cause="dns"), "no DNS in its network"),
+        (replace(FAILED, cause="dns", no_route=2), "no DNS in its network"),
+        (replace(FAILED, datagrams=2, local_resolver=True), "no DNS in its network"),
+        # routes
+        (replace(FAILED, no_route=1), "no route beyond its network"),
+        (replace(FAILED, status=Status.TIMEOUT, no_route=9), "no route beyond its network"),
+        # services of the machine
+        (ASKS_REDIS, REDIS),
+        (replace(ASKS_REDIS, cause="database"), REDIS),
+        (replace(ASKS_REDIS, cause="assertion"), ""),  # whose `port` is none that was refused
+        (replace(ASKS_REDIS, refused=0), REDIS),
+        (replace(ASKS_REDIS, host_ports=frozenset({22})), ""),
+        (replace(ASKS_REDIS, own_ports=frozenset({6379})), ""),
+        (replace(ASKS_REDIS, reached=frozenset({6379})), ""),
+        (replace(ASKS_REDIS, details={"port": "8000"}, source_ports=(6379,)), ""),
+        # where no port is told, the source has to name one
+        (SILENT, REDIS),
+        (replace(SILENT, cause=None), REDIS),
+        (replace(SILENT, status=Status.TIMEOUT, cause="time-limit"), REDIS),
+        (replace(SILENT, cause="connection-refused", details={"port": "?"}), REDIS),
+        (replace(SILENT, refused=0), ""),
+        (replace(SILENT, source_ports=(8000,)), ""),
+        (replace(SILENT, own_ports=frozenset({8000, 6379})), ""),
+        (replace(SILENT, own_ports=frozenset({8000})), REDIS),
+        (replace(SILENT, reached=frozenset({6379})), ""),
+        # a companion may be hindered as the script may
+        (replace(SILENT, status=Status.BLOCKED, cause="companion-not-ready"), REDIS),
+        (replace(SILENT, status=Status.BLOCKED, cause="database"), ""),
+    ],
+)
+def test_what_makes_the_isolation_suspect(signs: Signs, why: str) -> None:
+    assert suspicion(signs) == why
+
+
+@pytest.mark.parametrize(
+    "status", [s for s in Status if s not in {Status.FAILED, Status.TIMEOUT, Status.BLOCKED}]
+)
+def test_what_is_ok_is_never_suspect(status: Status) -> None:
+    signs = replace(ASKS_REDIS, no_route=1, datagrams=1, local_resolver=True, status=status)
+    assert suspicion(signs) == ""
+    assert suspicion(replace(signs, cause="dns")) == ""
+
+
+HOSTS = st.sampled_from(["localhost", "127.0.0.1", "::1", "10.1.2.3", "db", "redis", "a.b.c"])
+
+
+@given(st.lists(st.builds(Endpoint, host=HOSTS, port=st.integers(1, 65535))))
+def test_each_host_has_its_own_addresses(endpoints: list[Endpoint]) -> None:
+    given = addresses_of(endpoints)
+    assert given.keys() == {each.host for each in endpoints}
+    names = {host: at for host, at in given.items() if host != "localhost" and not is_address(host)}
+    assert len(set(names.values())) == len(names)
+    assert all(at[0].startswith("127.1.") for at in names.values())
+    assert given.get("localhost", ("127.0.0.1", "::1")) == ("127.0.0.1", "::1")
+
+
+def test_two_hundred_names_and_more_have_addresses() -> None:
+    given = addresses_of(Endpoint(host=f"name{n}", port=1) for n in range(1, 301))
+    assert given["name255"] == ("127.1.0.255",)
+    assert given["name300"] == ("127.1.1.44",)
+
+
+def test_the_hosts_file_keeps_what_it_does_not_change() -> None:
+    usual = (
+        "127.0.0.1\tlocalhost\n# a comment\n\n127.0.1.1 box.lan box\n10.0.0.7 DB.internal other\n"
+    )
+    addresses = addresses_of(
+        [
+            Endpoint(host="db.internal", port=5432),
+            Endpoint(host="localhost", port=6379),
+            Endpoint(host="10.0.0.9", port=80),
+        ]
+    )
+    assert hosts_file(addresses, usual).splitlines() == [
+        "127.0.0.1 localhost",
+        "::1 localhost ip6-localhost ip6-loopback",
+        "127.1.0.1 db.internal",
+        "127.0.1.1 box.lan box",
+        "10.0.0.7 other",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "here"),
+    [
+        ("", True),
+        ("search lan\nnameserver 127.0.0.53\noptions edns0\n", True),
+        ("nameserver ::1\n", True),
+        ("nameserver 10.0.0.2\nnameserver 127.0.0.1\n", True),
+        ("nameserver 10.0.0.2\n", False),
+        ("nameserver fe80::1%eth0\n", False),
+        ("# nameserver 127.0.0.1\nnameserver 10.0.0.2\nnameserver\n", False),
+    ],
+)
+def test_where_names_are_resolved(text: str, *, here: bool) -> None:
+    assert resolves_here(text) is here
