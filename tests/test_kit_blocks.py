@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import multiprocessing
 import os
 import select
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +79,9 @@ note("after")
 SYNC_WAIT = "threading.Event().wait()"
 ASYNC = """
 async def main():
+    # The loop tells in development mode what was slow, as everything is on a busy machine. For that it
+    # reads source files, and what the second Ctrl-C raises there is told as a file that nobody closed.
+    asyncio.get_running_loop().slow_callback_duration = 60
     async with block({arguments}) as value:
         note("inside")
         {inside}
@@ -1196,3 +1200,55 @@ def test_forked_process_has_blocks_of_its_own() -> None:
 def _enter_in_child() -> None:
     with simple() as value:
         assert value == "b"
+
+
+LOG = logging.getLogger("asyncio")
+
+
+def the_loop_tells_of_an_error(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_soon(lambda: 1 / 0)
+
+
+def a_callback_from_the_library(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_soon(LOG.error, "wrong")
+
+
+def a_callback_of_the_script(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_soon(lambda: LOG.error("wrong"))
+
+
+def a_coroutine_of_the_script(_: asyncio.AbstractEventLoop) -> None:
+    LOG.error("wrong")
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        the_loop_tells_of_an_error,
+        a_callback_from_the_library,
+        a_callback_of_the_script,
+        a_coroutine_of_the_script,
+    ],
+)
+def test_what_the_loop_calls_of_the_library_is_its_own_code(
+    log: Callable[[asyncio.AbstractEventLoop], None],
+) -> None:
+    interrupted = []
+
+    class Handler(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            interrupted.append(_blocks._interrupted_loop(sys._getframe(1)))
+
+    async def main() -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        log(loop)
+        await asyncio.sleep(0)
+        return loop
+
+    handler = Handler()
+    LOG.addHandler(handler)
+    try:
+        loop = asyncio.run(main())
+    finally:
+        LOG.removeHandler(handler)
+    assert interrupted == [loop if log is the_loop_tells_of_an_error else None]

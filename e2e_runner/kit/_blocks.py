@@ -831,16 +831,26 @@ class _Termination:
 def _interrupted_loop(frame: FrameType | None) -> "asyncio.AbstractEventLoop | None":
     """Give the event loop whose own code a signal has interrupted; None when it was other code.
 
+    What the loop calls of the standard library is its own code, too: the log, a socket that is accepted.
     An exception there would lose what the loop was about to do; from a callback it ends it in order.
     """
-    if frame is None or "asyncio" not in sys.modules:
-        return None
-    module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    if module not in ("asyncio", "selectors"):
+    if "asyncio" not in sys.modules:
         return None
     import asyncio
 
-    return asyncio._get_running_loop()  # noqa: SLF001 - documented, for just this: it does not raise
+    is_called = False  # by what `frame` is now
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module in ("asyncio", "selectors"):
+            # What calls the callbacks, which are not the loop's own, has no public name.
+            if is_called and frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001
+                return None
+            return asyncio._get_running_loop()  # noqa: SLF001 - documented, for just this: never raises
+        if module not in sys.stdlib_module_names:
+            return None
+        is_called = True
+        frame = frame.f_back
+    return None
 
 
 _homes = _Homes()
