@@ -20,7 +20,7 @@ DECISIONS = {
     *("isolation", "kinds"),
     *("layers", "metadata", "narration", "parsers", "settings", "state", "sweep_plan"),
     *("toml_lines", "verdict"),
-    *("handover", "wants"),
+    *("handover", "turns", "wants"),
 }
 # Each talks to one outside thing. What lies on the disk for a run is one of them, in four modules.
 ADAPTERS = (
@@ -40,9 +40,10 @@ ORCHESTRATION = {
         "engine",
         "fresh_cluster",
         "kept_cluster",
+        "lanes",
         "preflight",
     ),
-    *("programs", "script", "serve_postgres", "server_host", "stop", "sweep"),
+    *("programs", "script", "serve_postgres", "server_host", "stop", "sweep", "telling"),
 }
 PRESENTATION = {"report"}
 COMMAND_LINE = {"__main__", "cli"}
