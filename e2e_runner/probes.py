@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import re
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ _CHUNK = 64 * 1024  # bytes
 _LONGEST_LINE = 16 * 1024  # characters of an unfinished line that are kept
 _SHOWN = 100  # characters
 _STANDARD_PORTS = {"http": 80, "https": 443}
+
+Connect = Callable[[str, int], Awaitable[socket.socket]]
+"""Reaches a host and port where those have a meaning of their own; see `wait_ready`."""
 
 _Attempt = Callable[[float], Awaitable[str]]  # may take so many seconds, else TimeoutError
 
@@ -71,18 +75,26 @@ async def wait_ready(
     ended: "asyncio.Future[Any] | None" = None,
     clock: Callable[[], float] = time.monotonic,
     stranger: "Callable[[], Awaitable[str]] | None" = None,
+    connect: Connect | None = None,
 ) -> Ready | NotReady:
     """Ask until `probe` is content, for at most `timeout` seconds.
 
     `log` is the file that a `LogProbe` looks at, which need not exist yet. `ended` is done when the
     process ends, which ends the wait as well; it is never cancelled here. `stranger` says who has
-    answered in the server's place, and gives an empty string where it was the server itself. Raises
-    ValueError for a `LogProbe` without a log.
+    answered in the server's place, and gives an empty string where it was the server itself.
+    `connect` reaches the server where it is in a network of its own: it gives a connected socket
+    that does not block, or raises OSError. Raises ValueError for a `LogProbe` without a log.
     """
     start = clock()
     watch = _Watch()
     asking = asyncio.create_task(
-        _ask(probe, watch, log, deadline=start + timeout, clock=clock, stranger=stranger)
+        _ask(
+            _attempts(probe, log, connect),
+            watch,
+            deadline=start + timeout,
+            clock=clock,
+            stranger=stranger,
+        )
     )
     awaited: set[asyncio.Future[Any]] = {asking} if ended is None else {asking, ended}
     try:
@@ -171,15 +183,14 @@ def _waiting_for(probe: Probe) -> str:
 
 
 async def _ask(
-    probe: Probe,
+    attempts: contextlib.AbstractAsyncContextManager[_Attempt],
     watch: _Watch,
-    log: Path | None,
     *,
     deadline: float,
     clock: Callable[[], float],
     stranger: Callable[[], Awaitable[str]] | None,
 ) -> str | None:
-    async with _attempts(probe, log) as attempt:
+    async with attempts as attempt:
         pause = _FIRST_PAUSE
         patience = _FIRST_PATIENCE
         while (left := deadline - clock()) > 0 or not watch.attempts:
@@ -205,19 +216,22 @@ async def _ask(
 
 
 @contextlib.asynccontextmanager
-async def _attempts(probe: Probe, log: Path | None) -> AsyncIterator[_Attempt]:
+async def _attempts(
+    probe: Probe, log: Path | None, connect: Connect | None
+) -> AsyncIterator[_Attempt]:
     """Give what makes one attempt: it returns the answer of a ready server or raises _NotYetError."""
     match probe:
         case HttpProbe(url=url):
             import httpx
 
             async with httpx.AsyncClient(
+                transport=_transport(connect),
                 trust_env=False,  # a proxy has no business between this machine and itself
                 verify=False,  # noqa: S501 - nothing secret is sent, and local servers sign their own certificates
             ) as client:
                 yield functools.partial(_ask_http, client, url)
         case TcpProbe(host=host, port=port):
-            yield functools.partial(_ask_tcp, host, port)
+            yield functools.partial(_ask_tcp, connect, host, port)
         case LogProbe(pattern=pattern):
             if log is None:
                 raise ValueError("a log probe needs the file of the log")
@@ -225,6 +239,14 @@ async def _attempts(probe: Probe, log: Path | None) -> AsyncIterator[_Attempt]:
                 yield scan.attempt
         case _:
             assert_never(probe)
+
+
+def _transport(connect: Connect | None) -> "httpx.AsyncBaseTransport | None":
+    if connect is None:
+        return None
+    from e2e_runner.http_inside import Transport
+
+    return Transport(connect)
 
 
 async def _ask_http(client: "httpx.AsyncClient", url: str, limit: float) -> str:
@@ -246,9 +268,12 @@ async def _ask_http(client: "httpx.AsyncClient", url: str, limit: float) -> str:
     raise _NotYetError(f"last answer: {status}")
 
 
-async def _ask_tcp(host: str, port: int, limit: float) -> str:
+async def _ask_tcp(connect: Connect | None, host: str, port: int, limit: float) -> str:
     try:
         async with asyncio.timeout(limit):
+            if connect is not None:
+                (await connect(host, port)).close()
+                return "connection accepted"
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
         raise

@@ -27,7 +27,8 @@ ADAPTERS = (
     {"supervise"},
     {"ports"},
     {"postgres"},
-    {"probes"},
+    {"probes", "http_inside"},
+    {"relay"},
     {"logs", "record_file", "rundir", "workspace"},
 )
 ORCHESTRATION = {
@@ -75,7 +76,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 LIBRARIES = {
     "asyncpg": {"postgres"},
     "click": COMMAND_LINE,
-    "httpx": {"probes"},
+    "httpcore": {"http_inside"},
+    "httpx": {"probes", "http_inside"},
     "psutil": {"ports", "supervise"},
     "rich": PRESENTATION,
 }
