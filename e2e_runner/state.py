@@ -1,8 +1,8 @@
 """The state of a run: what the events so far add up to.
 
 One consumer owns it: it applies each event, then hands event and state to the reporters in order.
-Every event costs the same however long the run is, and nothing but its result is kept of an example
-that finished.
+Every event costs the same however long the run is. Of an example that finished its result is kept, and
+the last few of its earlier attempts that were not ok.
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,9 @@ from e2e_runner.events import (
     Warned,
 )
 from e2e_runner.model import Deselected, Plan, Result, RunInfo, Status
+from e2e_runner.verdict import is_bad
+
+_MOST_ATTEMPTS = 5  # of an example, as with --repeat 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,7 @@ class Running:
     path: str
     since: float
     limit: float
+    attempt: int = 1
     phase: Phase | None = None
     phase_since: float
     detail: str = ""
@@ -71,6 +75,7 @@ class RunState:
         self.interruptions: list[Interrupted] = []
         self.finished: RunFinished | None = None
         self.done = 0  # examples of the plan that have a verdict
+        self._attempts: dict[str, tuple[AttemptFinished, ...]] = {}
         self._results: dict[str, Result] = {}
         self._counts = dict.fromkeys(Status, 0)
 
@@ -89,6 +94,10 @@ class RunState:
         """Number of examples that the plan means to run."""
         return len(self.plan.examples)
 
+    def failed_attempts(self, path: str) -> tuple[AttemptFinished, ...]:
+        """Give the earlier attempts at an example that were not ok; of many, the last few."""
+        return self._attempts.get(path, ())
+
     def apply(self, event: Event) -> None:
         """Take one event into account."""
         self.now = event.at
@@ -97,7 +106,11 @@ class RunState:
                 self._start(event)
             case ExampleStarted():
                 self.running[event.path] = Running(
-                    path=event.path, since=event.at, limit=event.limit, phase_since=event.at
+                    path=event.path,
+                    since=event.at,
+                    limit=event.limit,
+                    attempt=event.attempt,
+                    phase_since=event.at,
                 )
             case PhaseChanged():
                 self._enter(event)
@@ -106,7 +119,7 @@ class RunState:
             case OutputWritten() | MetricReported():
                 pass
             case AttemptFinished():
-                self.running.pop(event.result.path, None)
+                self._try(event)
             case ExampleFinished():
                 self._finish(event.result)
             case Warned() | Interrupted():
@@ -122,6 +135,12 @@ class RunState:
         self.plan = event.plan
         for deselected in event.plan.deselected:
             self._record(skipped_result(deselected))
+
+    def _try(self, event: AttemptFinished) -> None:
+        path = event.result.path
+        self.running.pop(path, None)
+        if is_bad(event.result.status, strict=False):
+            self._attempts[path] = (*self.failed_attempts(path), event)[-_MOST_ATTEMPTS:]
 
     def _finish(self, result: Result) -> None:
         self.running.pop(result.path, None)

@@ -112,6 +112,7 @@ def started(
     not_examples: dict[str, str] | None = None,
     warnings: tuple[str, ...] = (),
     run: RunInfo = RUN,
+    shard: str = "",
 ) -> RunStarted:
     return RunStarted(
         at=0.0,
@@ -127,6 +128,7 @@ def started(
                 for path, reason in (not_examples or {}).items()
             ),
             warnings=warnings,
+            shard=shard,
         ),
     )
 
@@ -141,11 +143,17 @@ def history(
     warnings: tuple[str, ...] = (),
     before_end: Sequence[Event] = (),
     run: RunInfo = RUN,
+    shard: str = "",
 ) -> list[Event]:
     """A whole run: each example starts, runs and finishes, a second each."""
     events: list[Event] = [
         started(
-            results, deselected=deselected, not_examples=not_examples, warnings=warnings, run=run
+            results,
+            deselected=deselected,
+            not_examples=not_examples,
+            warnings=warnings,
+            run=run,
+            shard=shard,
         )
     ]
     for number, result in enumerate(results):

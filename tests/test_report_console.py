@@ -20,6 +20,7 @@ from e2e_runner import text
 from e2e_runner.config import resolve
 from e2e_runner.discovery import make_plan
 from e2e_runner.events import (
+    AttemptFinished,
     Event,
     ExampleStarted,
     Interrupted,
@@ -39,6 +40,7 @@ from e2e_runner.model import (
     LeakedPort,
     LeakedProcess,
     Metric,
+    NetworkMode,
     NetworkTier,
     ReportFormat,
     ReportTarget,
@@ -320,6 +322,117 @@ def test_steps_fit_into_a_terminal() -> None:
         assert [text.cell_width(line) <= width for line in shown] == [True, True]
 
 
+# --- networks, attempts, repeats ------------------------------------------------------------------
+
+ISOLATED = replace(RUN, network=NetworkTier.NAMESPACE)
+
+
+def test_an_example_on_the_network_of_others_says_so() -> None:
+    apart = replace(PASSED, network=NetworkMode.ISOLATED)
+    declared = replace(PASSED, path="examples/b.py", network=NetworkMode.HOST)
+    learned = replace(
+        PASSED,
+        path="examples/c.py",
+        network=NetworkMode.HOST,
+        isolation_suspect="no DNS\nin its network",
+    )
+    failed = replace(FAILED, path="examples/d.py", network=NetworkMode.HOST)
+    said = say(history([apart, declared, learned, failed], run=ISOLATED))
+    assert said.splitlines()[1:5] == [
+        "1/4  ✓ passed   1.93s  examples/a.py",
+        "2/4  ✓ passed   1.93s  examples/b.py  on the host network",
+        "3/4  ✓ passed   1.93s  examples/c.py  on the host network (no DNS in its network)",
+        "4/4  ✗ failed   420ms  examples/d.py  missing-module: exit code 1; on the host network",
+    ]
+    rows = said.partition("Summary\n")[2].splitlines()[2:6]
+    assert [row.partition("s  ")[2] for row in rows] == [
+        "",
+        "on the host network",
+        "on the host network (no DNS in its network)",
+        "missing-module; on the host network",
+    ]
+    # Where nobody has a network of their own, it is nothing to tell.
+    assert "host network" not in say(history([declared, learned]))
+
+
+def test_what_the_reason_says_of_the_network_is_not_said_twice() -> None:
+    flaky = replace(
+        PASSED,
+        status=Status.FLAKY,
+        reason="exit code 1; passed on attempt 2, on the host network",
+        network=NetworkMode.HOST,
+    )
+    assert say(history([flaky], run=ISOLATED)).splitlines()[1].count("host network") == 1
+
+
+def test_a_failure_in_a_network_of_its_own_says_what_may_be_its_doing() -> None:
+    failed = replace(
+        FAILED, network=NetworkMode.ISOLATED, isolation_suspect="no DNS in its network"
+    )
+    said = say(history([failed], run=ISOLATED, exit_code=1))
+    note = "it ran in a network of its own, which may be why: no DNS in its network"
+    assert f"  Note: {note}\n" in said
+
+
+def test_repeats_say_how_many_passed() -> None:
+    many = replace(PASSED, repeats=5, repeats_passed=5, metrics=(Metric(name="users", value=9),))
+    some = replace(FAILED, repeats=5, repeats_passed=3)
+    leaked = replace(LEAKED, repeats=2, repeats_passed=2)
+    said = say(history([many, some, leaked], exit_code=1))
+    assert said.splitlines()[1:4] == [
+        "1/3  ✓ passed   1.93s  examples/a.py  5 of 5 passed",
+        "2/3  ✗ failed   420ms  examples/b.py  3 of 5 passed; missing-module: exit code 1",
+        "3/3  ! leaked   2.00s  examples/c.py  2 of 2 passed; left behind: process 7, port 8000",
+    ]
+    rows = said.partition("Summary\n")[2].splitlines()[2:5]
+    assert [row.partition("s  ")[2] for row in rows] == [
+        "5 of 5 passed; users: 9",
+        "3 of 5 passed; missing-module",
+        "2 of 2 passed; process 7, port 8000",
+    ]
+
+
+def tried(*attempts: Result, last: Result) -> list[Event]:
+    """Give the history of an example that was tried more than once."""
+    first, begun, running, *rest = history([last], exit_code=1)
+    again = [
+        AttemptFinished(at=0.1 * n, number=n, result=each, again=f"retry {n}")
+        for n, each in enumerate(attempts, start=1)
+    ]
+    return [first, begun, running, *again, *rest]
+
+
+def test_details_name_the_attempts_whose_evidence_is_elsewhere() -> None:
+    slow = replace(
+        FAILED,
+        status=Status.TIMEOUT,
+        cause="time-limit",
+        reason="timed out\nafter 5s",
+        duration=5.05,
+        log=".e2e-run/b.log",
+    )
+    blocked = replace(BLOCKED, path=FAILED.path)
+    last = replace(FAILED, attempts=4, log=".e2e-run/b.4.log", notes=("failed 3 times, alone too",))
+    said = say(tried(slow, blocked, replace(PASSED, path=FAILED.path), last=last))
+    assert (
+        """
+  Note: failed 3 times, alone too
+  Attempt 1: timeout (time-limit, 5.05s): timed out after 5s; its log: .e2e-run/b.log
+  Attempt 2: blocked (port-in-use): port 8000 is taken
+  Output:
+"""
+        in said
+    )
+    # A flaky example shows the evidence of the attempt that failed.
+    flaky = replace(last, status=Status.FLAKY, log=slow.log, reason="timed out; passed, alone")
+    assert "Attempt 1" not in say(tried(slow, last=flaky))
+
+
+def test_verbose_says_why_there_is_another_attempt() -> None:
+    said = say(tried(FAILED, last=replace(FAILED, attempts=2)), settings(verbose=1))
+    assert "  100ms  examples/b.py: attempt 1: failed (exit code 1); once more: retry 1\n" in said
+
+
 def test_no_capture_passes_output_through() -> None:
     start, began, running, *rest = history([PASSED])
     output = OutputWritten(at=0.1, path="examples/a.py", text="\x1b[31mhalf\r a line")
@@ -412,6 +525,35 @@ def test_lesser_containment_is_said_with_its_reason() -> None:
         "e2e-run 0.1.0 · 1 example · python: .venv/bin/python · processes: scan "
         "(cgroup: read-only; pid-namespace: Operation not permitted) · network: namespace\n1/1 "
     )
+
+
+@pytest.mark.parametrize(
+    ("tier", "notes", "said"),
+    [
+        (NetworkTier.HOST, (), ""),  # nobody asked for another one
+        (
+            NetworkTier.HOST,
+            ("namespace: unshare: Operation not permitted",),
+            " · network: host (namespace: Operation not permitted)",
+        ),
+        (
+            NetworkTier.USER_NAMESPACE,
+            ("namespace: unshare: Operation not permitted",),
+            " · network: user-namespace (namespace: Operation not permitted)",
+        ),
+        (NetworkTier.NAMESPACE, ("of no interest",), " · network: namespace"),
+    ],
+)
+def test_the_header_says_which_network_and_why_no_better_one(
+    tier: NetworkTier, notes: tuple[str, ...], said: str
+) -> None:
+    run = replace(RUN, network=tier, network_notes=notes)
+    assert say(history([PASSED], run=run)).splitlines()[0].endswith(f"processes: cgroup{said}")
+
+
+def test_the_header_says_which_part_of_a_suite_runs() -> None:
+    shard = "shard 2/4: 6 of 24 examples, balanced by timings.json (basis 3f9a2c)"
+    assert say(history([PASSED], shard=shard)).splitlines()[1] == f"  {shard}"
 
 
 def test_the_header_of_a_terminal_takes_two_lines_at_most() -> None:
@@ -908,6 +1050,63 @@ def test_the_region_counts_what_finished_and_ends_with_the_run() -> None:
     assert paint(line, color=False) == "━━━━━━━━━━━━━━━━━━━━━━━━ 3/3  2 ok, 1 not ok  3.00s"
     state.apply(last)
     assert region(state, now=3.0, width=80, height=24, strict=False) == []
+
+
+def running(*paths: str, attempts: int = 1) -> RunState:
+    start, *_ = history([replace(PASSED, path=path) for path in paths])
+    state = RunState()
+    state.apply(start)
+    for number, path in enumerate(paths):
+        state.apply(
+            ExampleStarted(at=number / 2, path=path, limit=60 + 30 * number, attempt=attempts)
+        )
+        state.apply(PhaseChanged(at=number / 2, path=path, phase=Phase.RUNNING))
+    return state
+
+
+def test_several_running_stand_in_columns_the_longest_running_first() -> None:
+    state = running("examples/orm/a.py", "examples/orm/of_a_longer_name.py", attempts=2)
+    state.apply(
+        StepStarted(at=1.0, path="examples/orm/of_a_longer_name.py", step=0, title="log in")
+    )
+    # A later attempt has run for less time than its neighbour.
+    first = Result(path="examples/orm/a.py", status=Status.FAILED, attempts=1)
+    state.apply(AttemptFinished(at=2.0, number=1, result=first, again="retry 1"))
+    state.apply(ExampleStarted(at=2.0, path="examples/orm/a.py", limit=60, attempt=2))
+    shown = region(state, now=12.0, width=80, height=24, strict=False)
+    assert [paint(line, color=False) for line in shown] == [
+        "- examples/orm/of_a_longer_name.py   11.5s of 90s  attempt 2, ▸ log in 11s",
+        "- examples/orm/a.py                  10.0s of 60s  attempt 2",
+        "──────────────────────── 0/2  0 ok  12.0s",
+    ]
+    narrow = region(state, now=12.0, width=60, height=24, strict=False)
+    assert [paint(line, color=False).split("  ")[0] for line in narrow[:2]] == [
+        "- …/of_a_longer_name.py",
+        "- …/a.py",
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 40])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 100), (40, 10), (80, 2)])
+def test_the_region_fits_whatever_runs(count: int, width: int, height: int) -> None:
+    state = running(*(f"examples/{'deep/' * (n % 7)}{n:02}_日本.py" for n in range(count)))
+    lines = [
+        paint(line, color=False)
+        for line in region(state, now=999.0, width=width, height=height, strict=False)
+    ]
+    assert len(lines) <= height
+    assert max(map(text.cell_width, lines)) <= width
+    shown = sum(line.endswith("  running") for line in lines)
+    left_out = f"  … and {count - shown} more" if shown else f"  {count} running"
+    assert (left_out in lines) == (shown < count)
+
+
+def test_a_taller_terminal_shows_more_of_what_runs() -> None:
+    state = running(*(f"examples/{n:02}.py" for n in range(40)))
+    assert len(region(state, now=0.0, width=80, height=24, strict=False)) == 10
+    tall = region(state, now=0.0, width=80, height=90, strict=False)
+    assert paint(tall[-2], color=False) == "  … and 10 more"
+    assert len(tall) == 32
 
 
 def test_a_tall_region_leaves_room() -> None:

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_history import RUN, history, play, started
 
-from e2e_runner.events import Warned
+from e2e_runner.events import AttemptFinished, Warned
 from e2e_runner.model import (
     LeakedDatabase,
     LeakedPort,
     LeakedProcess,
     Metric,
+    NetworkMode,
+    NetworkTier,
     ReportFormat,
     ReportTarget,
     Result,
@@ -65,6 +67,11 @@ FAILED = Result(
     happened_in=1,
     metrics=(Metric(name="orders", value=5), Metric(name="done", value=False)),
     summary="Nearly",
+    network=NetworkMode.ISOLATED,
+    listened=(8000, 8765),
+    isolation_suspect="no DNS in its network",
+    repeats=5,
+    repeats_passed=3,
 )
 PASSED = Result(path="examples/a.py", status=Status.PASSED, exit_code=0, attempts=1)
 
@@ -81,6 +88,12 @@ def test_the_whole_document() -> None:
         not_examples={"examples/demo_data.py": "imported by b.py"},
         warnings=("config is odd",),
         before_end=[Warned(at=1.5, message="port is taken", path="examples/b.py")],
+        run=replace(
+            RUN,
+            network=NetworkTier.USER_NAMESPACE,
+            network_notes=("network namespace: unshare: Operation not permitted",),
+        ),
+        shard="shard 1/2: 2 of 4 examples",
     )
     found = document(events)
     examples = found.pop("examples")
@@ -93,7 +106,13 @@ def test_the_whole_document() -> None:
             "exit_code": 1,
             "interrupted": False,
             "jobs": 2,
-            "isolation": {"network": "host", "processes": "cgroup", "notes": []},
+            "isolation": {
+                "network": "user-namespace",
+                "processes": "cgroup",
+                "notes": [],
+                "network_notes": ["network namespace: unshare: Operation not permitted"],
+            },
+            "shard": "shard 1/2: 2 of 4 examples",
             "postgres": None,
             "python": ".venv/bin/python",
             "version": "0.1.0",
@@ -122,6 +141,9 @@ def test_the_whole_document() -> None:
         "max_rss": 61200000,
         "tags": ["slow"],
         "ports": [8000],
+        "network": "isolated",
+        "listened": [8000, 8765],
+        "isolation_suspect": "no DNS in its network",
         "leaks": [
             {
                 "kind": "process",
@@ -140,6 +162,7 @@ def test_the_whole_document() -> None:
             },
         ],
         "attempts": 1,
+        "repeat": {"runs": 5, "passed": 3},
         "log": ".e2e-run/runs/run-1/examples/b.py.log",
         "output_tail": "Traceback\x1b[0m\n",
         "output_cut": True,
@@ -170,10 +193,41 @@ def test_the_whole_document() -> None:
         "happened_in": 1,
         "metrics": {"orders": 5, "done": False},
         "summary": "Nearly",
+        "failed_attempts": [],
     }
     told = {key: examples[0][key] for key in ("steps", "happened_in", "metrics", "summary")}
     assert told == {"steps": [], "happened_in": None, "metrics": {}, "summary": ""}
+    absent = {
+        key: examples[0][key] for key in ("network", "listened", "isolation_suspect", "repeat")
+    }
+    assert absent == {
+        "network": None,
+        "listened": [],
+        "isolation_suspect": None,
+        "repeat": None,
+    }
     assert examples[2]["reason"] == "tag websocket"
+
+
+def test_earlier_attempts_that_failed_are_told() -> None:
+    first = replace(FAILED, isolation_suspect="", network=NetworkMode.HOST, log="1.log")
+    second = replace(PASSED, path=FAILED.path, status=Status.FLAKY, attempts=2)
+    events = history([second])
+    tried = AttemptFinished(at=0.5, number=1, result=first, again="retry 1")
+    examples = document([*events[:3], tried, *events[3:]])["examples"]
+    assert examples[0]["failed_attempts"] == [
+        {
+            "number": 1,
+            "again": "retry 1",
+            "status": "failed",
+            "cause": "exit",
+            "reason": "exit code 1",
+            "duration": 1.93,
+            "network": "host",
+            "isolation_suspect": None,
+            "log": "1.log",
+        }
+    ]
 
 
 def test_an_empty_run() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from report_history import history, play, started
 
 from e2e_runner.events import (
+    AttemptFinished,
     Event,
     ExampleFinished,
     ExampleStarted,
@@ -24,6 +25,7 @@ from e2e_runner.report.shape import result_shape
 from e2e_runner.report.targets import open_reports
 from e2e_runner.state import RunState
 
+FAILED = Result(path="a.py", status=Status.FAILED, exit_code=1, attempts=1)
 PASSED = Result(path="a.py", status=Status.PASSED, exit_code=0, attempts=1)
 
 
@@ -54,6 +56,8 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
         ),
         MetricReported(at=0.73, path="a.py", metric=Metric(name="users", value=3)),
         Warned(at=0.8, message="careful"),
+        AttemptFinished(at=0.9, number=1, result=FAILED, again="retry 1"),
+        ExampleStarted(at=0.91, path="a.py", limit=60.0, attempt=2),
         ExampleFinished(at=1.0, result=PASSED),
         Interrupted(at=1.1, signal="SIGINT", count=1),
         RunFinished(at=1.2345678, exit_code=130, interrupted=True),
@@ -68,7 +72,13 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
             "id": "run-1",
             "started": "2023-11-14T22:13:20.250+00:00",
             "jobs": 2,
-            "isolation": {"network": "host", "processes": "cgroup", "notes": []},
+            "isolation": {
+                "network": "host",
+                "processes": "cgroup",
+                "notes": [],
+                "network_notes": [],
+            },
+            "shard": None,
             "postgres": None,
             "python": ".venv/bin/python",
             "version": "0.1.0",
@@ -79,7 +89,7 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
         "warnings": ["odd"],
     }
     assert others == [
-        {"event": "example-started", "at": 0.5, "path": "a.py", "limit": 60.0},
+        {"event": "example-started", "at": 0.5, "path": "a.py", "limit": 60.0, "attempt": 1},
         {
             "event": "phase-changed",
             "at": 0.6,
@@ -110,6 +120,14 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
         },
         {"event": "metric-reported", "at": 0.73, "path": "a.py", "name": "users", "value": 3},
         {"event": "warned", "at": 0.8, "message": "careful", "path": None},
+        {
+            "event": "attempt-finished",
+            "at": 0.9,
+            "number": 1,
+            "again": "retry 1",
+            "result": result_shape(FAILED),
+        },
+        {"event": "example-started", "at": 0.91, "path": "a.py", "limit": 60.0, "attempt": 2},
         {"event": "example-finished", "at": 1.0, "result": result_shape(PASSED)},
         {"event": "interrupted", "at": 1.1, "signal": "SIGINT", "count": 1},
         {

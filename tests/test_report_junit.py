@@ -1,14 +1,27 @@
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import junitparser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_history import history, play
+from junitparser import xunit2
+from report_history import RUN, history, play
 
-from e2e_runner.model import LeakedPort, Metric, Result, Status, Step, StepOutcome
+from e2e_runner.events import AttemptFinished, Event
+from e2e_runner.model import (
+    LeakedPort,
+    Metric,
+    NetworkMode,
+    NetworkTier,
+    Result,
+    Status,
+    Step,
+    StepOutcome,
+)
 from e2e_runner.report.junit import Outcome, outcome, render_junit
 
 
@@ -187,6 +200,81 @@ def test_strict_makes_a_leak_a_failure() -> None:
     assert "<failure" not in document([leaked])
     (failure,) = parse(document([leaked], strict=True)).iter("failure")
     assert failure.attrib == {"message": "left behind: port 8000", "type": "leaked"}
+
+
+def tried(path: str, *attempts: Result, last: Result) -> list[Event]:
+    """Give the history of an example that was tried more than once."""
+    first, begun, running, *rest = history([replace(last, path=path)])
+    again = [
+        AttemptFinished(at=0.1 * n, number=n, result=replace(each, path=path), again=f"retry {n}")
+        for n, each in enumerate(attempts, start=1)
+    ]
+    return [first, begun, running, *again, *rest]
+
+
+def rendered(events: list[Event], *, strict: bool = False) -> bytes:
+    return "".join(render_junit(play(events, []), strict=strict)).encode()
+
+
+def suite_of(written: bytes) -> Any:  # what the parser gives has no types
+    """Read a report as a parser does that knows the elements of Surefire."""
+    (suite,) = xunit2.JUnitXml.fromstring(written)
+    return suite
+
+
+FAILED = result(
+    Status.FAILED, cause="exit", reason="exit code 1 <&>", attempts=1, output_tail="boom ]]>\n"
+)
+
+
+def test_a_flaky_case_passed_and_has_the_attempts_that_failed() -> None:
+    blocked = result(Status.BLOCKED, cause="port-in-use", reason="port 8000 is taken")
+    flaky = result(Status.FLAKY, reason="exit code 1; passed on attempt 3, alone", attempts=3)
+    written = rendered(tried("examples/a.py", FAILED, blocked, last=flaky))
+
+    suite = suite_of(written)
+    assert (suite.tests, suite.failures, suite.errors) == (1, 0, 0)
+    (case,) = suite
+    assert case.is_passed
+    assert case.is_flaky
+    (failure,), (error,) = case.flaky_failures(), case.flaky_errors()
+    assert (failure.message, failure.type) == ("exit code 1 <&>", "exit")
+    assert failure.stack_trace == ("failed (exit)\nexit code 1 <&>\nOutput:\n  boom ]]>")
+    assert (error.message, error.type) == ("port 8000 is taken", "port-in-use")
+    properties = {entry.name: entry.value for entry in case.properties()}
+    assert properties == {"e2e-run.attempts": "3"}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_case_that_failed_in_the_end_tells_of_its_other_attempts(*, strict: bool) -> None:
+    last = result(
+        Status.FLAKY if strict else Status.FAILED,
+        reason="exit code 2",
+        attempts=2,
+        repeats=5,
+        repeats_passed=3,
+    )
+    suite = suite_of(rendered(tried("a.py", FAILED, last=last), strict=strict))
+    (case,) = suite
+    assert (suite.failures, case.is_flaky, case.is_rerun) == (1, False, True)
+    assert [entry.message for entry in case.result] == ["exit code 2"]
+    assert [entry.message for entry in case.rerun_failures()] == ["exit code 1 <&>"]
+    properties = {entry.name: entry.value for entry in case.properties()}
+    assert properties == {"e2e-run.attempts": "2", "e2e-run.passed": "3 of 5"}
+
+
+def test_the_run_and_its_cases_tell_of_networks_and_shards() -> None:
+    mine = result(Status.PASSED, "a.py", network=NetworkMode.ISOLATED, attempts=1)
+    shared = result(
+        Status.PASSED, "b.py", network=NetworkMode.HOST, isolation_suspect="no DNS", attempts=1
+    )
+    run = replace(RUN, network=NetworkTier.NAMESPACE)
+    written = rendered(history([mine, shared], run=run, shard="shard 1/2: 2 of 4 examples"))
+    suite = suite_of(written)
+    about = {entry.name: entry.value for entry in suite.properties()}
+    assert (about["network"], about["shard"]) == ("namespace", "shard 1/2: 2 of 4 examples")
+    told = {case.name: [entry.value for entry in case.properties()] for case in suite}
+    assert told == {"a.py": [], "b.py": ["on the host network (no DNS)"]}
 
 
 NASTY = st.text(

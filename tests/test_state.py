@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from report_history import RUN, history, play, started
 
 from e2e_runner.events import (
+    AttemptFinished,
     ExampleFinished,
     ExampleStarted,
     Interrupted,
@@ -45,6 +46,29 @@ def test_an_example_from_start_to_verdict() -> None:
     assert state.running == {}
     assert state.results == {"a.py": result}
     assert (state.done, state.counts[Status.PASSED], state.now) == (1, 1, 3.0)
+
+
+def test_earlier_attempts_that_were_not_ok_are_kept_the_last_few_of_them() -> None:
+    state = RunState()
+    state.apply(started([Result(path="a.py", status=Status.PASSED)]))
+
+    def attempt(number: int, status: Status) -> AttemptFinished:
+        state.apply(ExampleStarted(at=number, path="a.py", limit=60.0, attempt=number))
+        assert state.running["a.py"].attempt == number
+        result = Result(path="a.py", status=status, attempts=1)
+        event = AttemptFinished(at=number, number=number, result=result, again="once more")
+        state.apply(event)
+        assert state.running == {}
+        return event
+
+    assert state.failed_attempts("a.py") == ()
+    attempt(1, Status.PASSED)
+    attempt(2, Status.LEAKED)
+    first = attempt(3, Status.FAILED)
+    assert state.failed_attempts("a.py") == (first,)
+    others = [attempt(number, Status.TIMEOUT) for number in range(4, 1000)]
+    assert state.failed_attempts("a.py") == tuple(others[-5:])
+    assert (state.done, state.results) == (0, {})
 
 
 def test_the_innermost_step_is_the_one_that_began_last_and_is_open() -> None:

@@ -135,6 +135,7 @@ class ConsoleReporter:
                 width=self._options.fit,
                 strict=self._options.strict,
                 folder=self._folder,
+                run=state.run,
             )
         ]
         if self._options.verbosity is Verbosity.VERBOSE:
@@ -177,6 +178,7 @@ class ConsoleReporter:
                         strict=options.strict,
                         with_output=evidence is Details.FULL,
                         root=options.root,
+                        earlier=state.failed_attempts(result.path),
                     )
                 )
         return told

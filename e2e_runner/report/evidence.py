@@ -1,18 +1,23 @@
 """The evidence on one example, in words: what every human-readable report says about it."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
 from e2e_runner import text
+from e2e_runner.events import AttemptFinished
 from e2e_runner.model import (
     Leak,
     LeakedDatabase,
     LeakedPort,
     LeakedProcess,
     Metric,
+    NetworkMode,
+    NetworkTier,
     Result,
+    RunInfo,
     Status,
     Step,
     StepOutcome,
@@ -136,6 +141,9 @@ def facts(result: Result) -> list[tuple[str, str]]:
         found += advice
     if failed := failed_steps(result):
         found.append(("Note", failed))
+    if result.isolation_suspect and result.network is NetworkMode.ISOLATED:
+        why = _safe_lines(result.isolation_suspect)
+        found.append(("Note", f"it ran in a network of its own, which may be why: {why}"))
     found += [("Note", _safe_lines(note)) for note in result.notes]
     if result.output_dropped:
         dropped = text.size(result.output_dropped)
@@ -188,8 +196,13 @@ def _step_end(step: Step) -> str:
 def note(result: Result) -> str:
     """Give the one line on a result: the reason, after a cause that tells more than it does.
 
-    Of what ended well it goes on with what it told of itself.
+    Before it stands how many of the repeats passed. Of what ended well it goes on with what it told of
+    itself.
     """
+    return _joined(repeats(result), _note(result))
+
+
+def _note(result: Result) -> str:
     told = result.status in {Status.FAILED, Status.TIMEOUT} and result.cause not in JUDGED_CAUSES
     reason = flat(result.reason)
     if told and result.cause is not None:
@@ -197,15 +210,19 @@ def note(result: Result) -> str:
     if result.status not in _RAN_WELL:
         return reason
     metrics = ", ".join(map(metric_words, result.metrics))
-    return "; ".join(part for part in (reason, failed_steps(result), metrics) if part)
+    return _joined(reason, failed_steps(result), metrics)
 
 
 def brief(result: Result) -> str:
     """Give the note on a result where its status stands beside it: first what that does not say."""
+    return _joined(repeats(result), _brief(result))
+
+
+def _brief(result: Result) -> str:
     if result.status is Status.LEAKED:
-        return note(result).removeprefix("left behind: ")
+        return _note(result).removeprefix("left behind: ")
     if result.status not in {Status.FAILED, Status.TIMEOUT}:
-        return note(result).removeprefix("the run was ")
+        return _note(result).removeprefix("the run was ")
     how, title = flat(result.reason), ""
     if result.happened_in is not None and (found := _IN_STEP.fullmatch(how)):
         how, title = found["how"], found["title"]
@@ -218,7 +235,7 @@ def brief(result: Result) -> str:
         error = _TYPE.sub("", error)  # the cause says as much
     lead = " ".join(part for part in (cause or how, place) if part)
     words = [lead, how if cause else "", error]
-    return ": ".join(part for part in words if part) or note(result)
+    return ": ".join(part for part in words if part) or _note(result)
 
 
 def _error(result: Result) -> str:
@@ -256,6 +273,40 @@ def metric_words(metric: Metric) -> str:
         case _:
             assert_never(value)
     return f"{flat(metric.name)}: {words}"
+
+
+def whereabouts(result: Result, run: RunInfo | None) -> str:
+    """Say that it ran on the host's network where others had one of their own; else empty."""
+    others_have = run is not None and run.network is not NetworkTier.HOST
+    if result.network is not NetworkMode.HOST or not others_have:
+        return ""
+    suspicion = flat(result.isolation_suspect)
+    return f"on the host network ({suspicion})" if suspicion else "on the host network"
+
+
+def repeats(result: Result) -> str:
+    """Say how many of the repeats passed; empty without ``--repeat``."""
+    return f"{result.repeats_passed} of {result.repeats} passed" if result.repeats > 1 else ""
+
+
+def attempts(result: Result, earlier: Iterable[AttemptFinished]) -> list[tuple[str, str]]:
+    """Give the earlier attempts that were not ok and whose evidence is elsewhere, as label and text."""
+    found = []
+    for attempt in earlier:
+        each = attempt.result
+        if each.log is not None and each.log == result.log:
+            continue
+        took = text.duration(each.duration) if each.attempts else ""
+        refined = ", ".join(part for part in (each.cause, took) if part)
+        words = each.status.value + (f" ({text.one_line(refined)})" if refined else "")
+        words += f": {flat(each.reason)}" if each.reason else ""
+        words += f"; its log: {text.one_line(each.log)}" if each.log else ""
+        found.append((f"Attempt {attempt.number}", words))
+    return found
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def flat(words: str) -> str:

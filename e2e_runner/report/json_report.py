@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
+from e2e_runner.model import Result
 from e2e_runner.report.shape import (
     SCHEMA,
     Shape,
+    attempt_shape,
     finished_run_shape,
     not_example_shape,
     result_shape,
@@ -21,7 +23,7 @@ def render_json(state: RunState) -> Iterator[str]:
     yield f'"totals": {to_json(dict(totals_shape(state.counts)))},\n'
     results = sorted(state.results.values(), key=lambda result: result.path)
     yield '"examples": ['
-    yield from _lines(result_shape(result) for result in results)
+    yield from _lines(_example(result, state) for result in results)
     yield '],\n"not_examples": ['
     yield from _lines(not_example_shape(file) for file in state.plan.not_examples)
     warnings = [
@@ -31,6 +33,11 @@ def render_json(state: RunState) -> Iterator[str]:
     yield '],\n"warnings": ['
     yield from _lines(warnings)
     yield "]}\n"
+
+
+def _example(result: Result, state: RunState) -> Shape:
+    earlier = state.failed_attempts(result.path)
+    return result_shape(result) | {"failed_attempts": [attempt_shape(each) for each in earlier]}
 
 
 def _lines(shapes: Iterable[Shape]) -> Iterator[str]:

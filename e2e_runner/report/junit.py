@@ -3,6 +3,10 @@
 GitLab shows of a failed case only the text of the failure; Jenkins shows that, the message and
 system-out. So everything is said once, in that text, and what failed has no system-out. Of a case that
 passed Jenkins shows system-out, and GitLab nothing: there stands what was left behind.
+
+Earlier attempts have the elements of Maven's Surefire: those of a case that passed in the end are
+``flakyFailure`` or ``flakyError``, which make no failure of it, those of one that failed are
+``rerunFailure`` or ``rerunError``. Jenkins reads them, and whoever does not leaves them out.
 """
 
 import re
@@ -14,8 +18,8 @@ from typing import assert_never
 from xml.sax.saxutils import escape, quoteattr
 
 from e2e_runner import text
-from e2e_runner.model import Metric, Result, RunInfo, Status
-from e2e_runner.report.evidence import facts, last_lines, last_steps, places
+from e2e_runner.model import Metric, Plan, Result, RunInfo, Status
+from e2e_runner.report.evidence import facts, last_lines, last_steps, places, whereabouts
 from e2e_runner.report.paths import relative
 from e2e_runner.report.screen import clean
 from e2e_runner.state import RunState
@@ -77,21 +81,34 @@ def render_junit(state: RunState, *, strict: bool) -> Iterator[str]:
     yield _open("testsuites", {"name": "e2e-run", **totals, **time}) + "\n"
     yield _open("testsuite", suite) + "\n"
     if state.run is not None:
-        yield _properties(_about_run(state.run))
+        yield _properties(_about_run(state.run, state.plan))
     for result in results:
-        yield "".join(_case(result, strict=strict))
+        yield "".join(_case(result, state, strict=strict))
     yield "</testsuite>\n</testsuites>\n"
 
 
-def _about_run(run: RunInfo) -> dict[str, str]:
-    return {
+def _about_run(run: RunInfo, plan: Plan) -> dict[str, str]:
+    about = {
         "run": run.id,
         "version": run.version,
         "python": relative(run.python, run.root),
         "jobs": str(run.jobs),
         "processes": "none" if run.processes is None else run.processes.value,
-        "network": run.network,
+        "network": run.network.value,
     }
+    return about | ({"shard": plan.shard} if plan.shard else {})
+
+
+def _about_case(result: Result, state: RunState) -> dict[str, str]:
+    """Give what is not as usual about how it ran, then what it told; names of ours have a prefix."""
+    about = {}
+    if result.attempts > 1:
+        about["e2e-run.attempts"] = str(result.attempts)
+    if result.repeats > 1:
+        about["e2e-run.passed"] = f"{result.repeats_passed} of {result.repeats}"
+    if where := whereabouts(result, state.run):
+        about["e2e-run.network"] = where
+    return about | {metric.name: _value(metric) for metric in result.metrics}
 
 
 def _properties(properties: Mapping[str, str]) -> str:
@@ -109,7 +126,7 @@ def _value(metric: Metric) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _case(result: Result, *, strict: bool) -> Iterator[str]:
+def _case(result: Result, state: RunState, *, strict: bool) -> Iterator[str]:
     path = PurePosixPath(result.path)
     attributes = {
         # Jenkins takes what stands before the last dot for a package.
@@ -121,15 +138,18 @@ def _case(result: Result, *, strict: bool) -> Iterator[str]:
     became = outcome(result.status, strict=strict)
     message = {"message": result.reason or result.status.value}
     kind = {"type": result.cause or result.status.value}
-    inside = _properties({metric.name: _value(metric) for metric in result.metrics})
+    inside = _properties(_about_case(result, state))
+    again = "flaky" if became is Outcome.PASSED else "rerun"
+    attempts = "".join(_attempt(each.result, again) for each in state.failed_attempts(result.path))
     match became:
         case Outcome.PASSED:
-            inside += _system_out(result)
+            inside += attempts + _system_out(result)
         case Outcome.SKIPPED:
             inside += _open("skipped", kind | message, empty=True) + "\n"
         case Outcome.FAILURE | Outcome.ERROR:
             element = became.value
             inside += f"{_open(element, kind | message)}{_text(_explanation(result))}</{element}>\n"
+            inside += attempts
         case _:
             assert_never(became)
     if not inside:
@@ -138,6 +158,16 @@ def _case(result: Result, *, strict: bool) -> Iterator[str]:
     yield _open("testcase", attributes) + "\n"
     yield inside
     yield "</testcase>\n"
+
+
+def _attempt(result: Result, again: str) -> str:
+    element = f"{again}{'Error' if result.status is Status.BLOCKED else 'Failure'}"
+    about = {
+        "message": result.reason or result.status.value,
+        "type": result.cause or result.status.value,
+    }
+    trace = f"<stackTrace>{_text(_explanation(result))}</stackTrace>"
+    return f"{_open(element, about)}{trace}</{element}>\n"
 
 
 def _explanation(result: Result) -> str:

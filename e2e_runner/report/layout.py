@@ -5,8 +5,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from e2e_runner import text
+from e2e_runner.events import AttemptFinished
 from e2e_runner.model import Containment, NetworkTier, Plan, Result, RunInfo, Status, StepOutcome
-from e2e_runner.report.evidence import facts, flat, last_lines, last_steps, note, places
+from e2e_runner.report.evidence import (
+    attempts,
+    facts,
+    flat,
+    last_lines,
+    last_steps,
+    note,
+    places,
+    repeats,
+    whereabouts,
+)
 from e2e_runner.report.paths import relative, shorten_path, shortest
 from e2e_runner.report.style import Line, Span, Style
 from e2e_runner.state import RunState
@@ -67,9 +78,12 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
         parts.append(text.plural(run.jobs, "job"))
     parts.append(f"python: {text.one_line(relative(run.python, run.root))}")
     if run.processes is not None:
-        parts.append(f"processes: {run.processes.value}{_why_lesser(run)}")
-    if run.network is not NetworkTier.HOST:
-        parts.append(f"network: {run.network.value}")
+        why = () if run.processes is Containment.CGROUP else run.containment_notes
+        parts.append(f"processes: {run.processes.value}{_why_lesser(why)}")
+    # Without a note nobody asked for networks, or nothing runs.
+    if run.network is not NetworkTier.HOST or run.network_notes:
+        why = () if run.network is NetworkTier.NAMESPACE else run.network_notes
+        parts.append(f"network: {run.network.value}{_why_lesser(why)}")
     line: list[Span] = [(f"e2e-run {run.version}", Style.BOLD)]
     columns = len(line[0][0])
     for whole in parts:
@@ -81,7 +95,7 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
         else:
             line.append((f"{_BETWEEN}{part}", Style.DIM))
     yield line
-    for words in _about_postgres(run):
+    for words in (*([text.one_line(plan.shard)] if plan.shard else []), *_about_postgres(run)):
         said = words if width is None else cut(words, width - len(_INDENT))
         yield [(f"{_INDENT}{said}", Style.DIM)]
 
@@ -97,11 +111,9 @@ def _about_postgres(run: RunInfo) -> Iterator[str]:
         yield f"kept from the examples: {named} (--postgres env uses them)"
 
 
-def _why_lesser(run: RunInfo) -> str:
+def _why_lesser(notes: Sequence[str]) -> str:
     """Say in brackets why no better tier is in force; the json report has the notes in full."""
-    if run.processes is Containment.CGROUP or not run.containment_notes:
-        return ""
-    return f" ({'; '.join(map(short_note, run.containment_notes))})"
+    return f" ({'; '.join(map(short_note, notes))})" if notes else ""
 
 
 def short_note(words: str) -> str:
@@ -127,18 +139,25 @@ def warning(message: str, path: str | None = None) -> Line:
 
 
 def finished(
-    result: Result, *, done: int, selected: int, width: int | None, strict: bool, folder: str = ""
+    result: Result,
+    *,
+    done: int,
+    selected: int,
+    width: int | None,
+    strict: bool,
+    folder: str = "",
+    run: RunInfo | None = None,
 ) -> Line:
     """Give the one line on an example that finished, within `width` columns; None cuts nothing.
 
-    `folder` is the one that all examples of the run lie in.
+    `folder` is the one that all examples of the `run` lie in.
     """
     style = status_style(result.status, strict=strict)
     count = f"{done:>{len(str(selected))}}/{selected}  "
     status = f"{status_words(result.status):<{STATUS_WIDTH}}"
     time = f"{took(result):>7}  "
     path = text.one_line(result.path)
-    reason = "" if style is Style.OK else note(result)
+    reason = with_whereabouts(repeats(result) if style is Style.OK else note(result), result, run)
     if width is not None:
         room = width - len(count) - len(status) - len(time) - len(_INDENT)
         path_room, reason_room = share(
@@ -147,7 +166,16 @@ def finished(
         path = shorten_path(path, path_room)
         reason = cut(reason, reason_room)
     line = [(count, Style.DIM), (status, style), (time, Style.DIM), (path, Style.PLAIN)]
-    return [*line, (f"{_INDENT}{reason}", style)] if reason else line
+    kind = Style.DIM if style is Style.OK else style
+    return [*line, (f"{_INDENT}{reason}", kind)] if reason else line
+
+
+def with_whereabouts(words: str, result: Result, run: RunInfo | None) -> str:
+    """Add to a note where the example ran, if that is not as usual and not said yet."""
+    where = whereabouts(result, run)
+    if where.partition(" (")[0] in words:
+        return words
+    return f"{words}; {where}" if words else where
 
 
 def remarks(result: Result) -> Iterator[Line]:
@@ -158,9 +186,15 @@ def remarks(result: Result) -> Iterator[Line]:
 
 
 def details(
-    result: Result, *, width: int | None, strict: bool, with_output: bool, root: Path
+    result: Result,
+    *,
+    width: int | None,
+    strict: bool,
+    with_output: bool,
+    root: Path,
+    earlier: Sequence[AttemptFinished] = (),
 ) -> Iterator[Line]:
-    """Give the evidence on one example, of the project at `root`.
+    """Give the evidence on one example, of the project at `root`; `earlier` attempts were not ok.
 
     `width` None leaves long lines whole, for logs and grep.
     """
@@ -172,7 +206,7 @@ def details(
         (f"  {text.one_line(result.path)}", Style.BOLD),
         (f"  ({refined})" if refined else "", Style.DIM),
     ]
-    for label, words in facts(result):
+    for label, words in (*facts(result), *attempts(result, earlier)):
         kind = Style.LINK if label == "Advice" else Style.PLAIN
         yield from _paragraph(f"{label}: {words}" if label else words, width, kind)
     if with_output:

@@ -42,6 +42,20 @@ def _words(event: Progress) -> str:
         case PhaseChanged():
             detail = f" ({text.one_line(event.detail)})" if event.detail else ""
             return f"{event.phase.value}{detail}"
+        case AttemptFinished():
+            return _attempt_words(event)
+        case _:
+            return _story_words(event)
+
+
+def _attempt_words(event: AttemptFinished) -> str:
+    result = event.result
+    reason = f" ({flat(result.reason)})" if result.reason else ""
+    return f"attempt {event.number}: {result.status.value}{reason}; once more: {flat(event.again)}"
+
+
+def _story_words(event: StepStarted | StepFinished | MetricReported) -> str:
+    match event:
         case StepStarted():
             section = f" ({flat(event.section)})" if event.section and not event.depth else ""
             return f"{_indent(event.depth)}▸ {flat(event.title)}{section}"
@@ -54,8 +68,6 @@ def _words(event: Progress) -> str:
             return _indent(event.depth) + words
         case MetricReported():
             return metric_words(event.metric)
-        case AttemptFinished():
-            return f"attempt {event.number} {event.result.status.value}: {flat(event.again)}"
         case _:
             assert_never(event)
 

@@ -26,6 +26,7 @@ from e2e_runner.model import (
     LeakedPort,
     LeakedProcess,
     NotExample,
+    Plan,
     Result,
     RunInfo,
     Status,
@@ -44,7 +45,7 @@ def to_json(shape: Shape) -> str:
     return json.dumps(shape, ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
 
 
-def run_shape(run: RunInfo) -> Shape:
+def run_shape(run: RunInfo, plan: Plan) -> Shape:
     """Describe the run by what is known when it starts."""
     return {
         "id": run.id,
@@ -54,7 +55,9 @@ def run_shape(run: RunInfo) -> Shape:
             "network": run.network.value,
             "processes": None if run.processes is None else run.processes.value,
             "notes": list(run.containment_notes),
+            "network_notes": list(run.network_notes),
         },
+        "shard": plan.shard or None,
         "postgres": run.postgres or None,
         "python": relative(run.python, run.root),
         "version": run.version,
@@ -65,7 +68,7 @@ def finished_run_shape(state: RunState) -> Shape:
     """Describe the run by what is known at its end; `exit_code` is null when it never came to one."""
     end = state.finished
     return {
-        **(run_shape(state.run) if state.run else {}),
+        **(run_shape(state.run, state.plan) if state.run else {}),
         "duration": seconds(state.now),
         "exit_code": end.exit_code if end else None,
         "interrupted": end.interrupted if end else bool(state.interruptions),
@@ -91,8 +94,12 @@ def result_shape(result: Result) -> Shape:
         "max_rss": result.max_rss,
         "tags": list(result.tags),
         "ports": list(result.ports),
+        "network": None if result.network is None else result.network.value,
+        "listened": list(result.listened),
+        "isolation_suspect": result.isolation_suspect or None,
         "leaks": [leak_shape(leak) for leak in result.leaks],
         "attempts": result.attempts,
+        "repeat": _repeat_shape(result),
         "log": result.log,
         "output_tail": result.output_tail,
         "output_cut": result.output_cut,
@@ -104,6 +111,29 @@ def result_shape(result: Result) -> Shape:
         "happened_in": result.happened_in,
         "metrics": {metric.name: metric.value for metric in result.metrics},
         "summary": result.summary,
+    }
+
+
+def _repeat_shape(result: Result) -> Shape | None:
+    """Describe what came of ``--repeat``; None without it."""
+    if result.repeats == 1:
+        return None
+    return {"runs": result.repeats, "passed": result.repeats_passed}
+
+
+def attempt_shape(attempt: AttemptFinished) -> Shape:
+    """Describe an earlier attempt at an example."""
+    result = attempt.result
+    return {
+        "number": attempt.number,
+        "again": attempt.again,
+        "status": result.status.value,
+        "cause": result.cause,
+        "reason": result.reason,
+        "duration": seconds(result.duration),
+        "network": None if result.network is None else result.network.value,
+        "isolation_suspect": result.isolation_suspect or None,
+        "log": result.log,
     }
 
 
@@ -153,18 +183,8 @@ def not_example_shape(file: NotExample) -> Shape:
 def event_shape(event: Event, state: RunState) -> Shape:
     """Describe one event: its name, its time, and what it carries."""
     match event:
-        case RunStarted():
-            return _event("run-started", event.at) | {
-                "schema": SCHEMA,
-                "run": run_shape(event.run),
-                "examples": [example.path for example in event.plan.examples],
-                "deselected": [
-                    {"path": left_out.example.path, "reason": left_out.reason}
-                    for left_out in event.plan.deselected
-                ],
-                "not_examples": [not_example_shape(file) for file in event.plan.not_examples],
-                "warnings": list(event.plan.warnings),
-            }
+        case RunStarted() | RunFinished() | Warned() | Interrupted():
+            return _run_event_shape(event, state)
         case AttemptFinished():
             return _event("attempt-finished", event.at) | {
                 "number": event.number,
@@ -174,6 +194,27 @@ def event_shape(event: Event, state: RunState) -> Shape:
         case ExampleFinished():
             shape = {"result": result_shape(event.result)}
             return _event("example-finished", event.at) | shape
+        case _:
+            return _running_event_shape(event)
+
+
+def _run_event_shape(
+    event: RunStarted | RunFinished | Warned | Interrupted, state: RunState
+) -> Shape:
+    """Describe what happens to the run as a whole."""
+    match event:
+        case RunStarted():
+            return _event("run-started", event.at) | {
+                "schema": SCHEMA,
+                "run": run_shape(event.run, event.plan),
+                "examples": [example.path for example in event.plan.examples],
+                "deselected": [
+                    {"path": left_out.example.path, "reason": left_out.reason}
+                    for left_out in event.plan.deselected
+                ],
+                "not_examples": [not_example_shape(file) for file in event.plan.not_examples],
+                "warnings": list(event.plan.warnings),
+            }
         case RunFinished():
             return _event("run-finished", event.at) | {
                 "exit_code": event.exit_code,
@@ -185,7 +226,7 @@ def event_shape(event: Event, state: RunState) -> Shape:
         case Interrupted():
             return _event("interrupted", event.at) | {"signal": event.signal, "count": event.count}
         case _:
-            return _running_event_shape(event)
+            assert_never(event)
 
 
 def _running_event_shape(

@@ -15,6 +15,7 @@ from e2e_runner.report.layout import (
     status_style,
     status_words,
     took,
+    with_whereabouts,
 )
 from e2e_runner.report.paths import common_folder, shorten_alike, shortest
 from e2e_runner.report.style import Line, Style
@@ -73,7 +74,8 @@ def table(state: RunState, *, width: int, strict: bool) -> Iterator[Line]:
     rows = choose_rows(state, strict=strict)
     yield [(TITLE, Style.BOLD)]
     if rows.results:
-        yield from _table(rows.results, width=width, strict=strict)
+        notes = [with_whereabouts(brief(r), r, state.run) for r in rows.results]
+        yield from _table(rows.results, notes, width=width, strict=strict)
     if rows.unlisted_ok:
         yield [(f"… and {rows.unlisted_ok:,} that passed, not listed", Style.DIM)]
     if rows.unlisted_pending:
@@ -84,8 +86,13 @@ def table(state: RunState, *, width: int, strict: bool) -> Iterator[Line]:
         )
 
 
-def _table(results: Sequence[Result], *, width: int, strict: bool) -> Iterator[Line]:
-    cells = [(text.one_line(r.path), status_words(r.status), took(r), brief(r)) for r in results]
+def _table(
+    results: Sequence[Result], said: Sequence[str], *, width: int, strict: bool
+) -> Iterator[Line]:
+    cells = [
+        (text.one_line(r.path), status_words(r.status), took(r), words)
+        for r, words in zip(results, said, strict=True)
+    ]
     time = max(len(_HEADINGS[2]), *(len(row[2]) for row in cells))
     room = width - STATUS_WIDTH - time - 3 * len(_GAP)
     paths = [row[0] for row in cells]
