@@ -18,7 +18,7 @@ VOCABULARY = {"errors", "events", "model", "records", "text"}
 DECISIONS = {
     *("addresses", "config", "config_file", "dbnames", "discovery", "globs", "hints"),
     *("isolation", "kinds"),
-    *("layers", "metadata", "narration", "parsers", "settings", "state", "sweep_plan"),
+    *("layers", "metadata", "narration", "parsers", "past", "settings", "state", "sweep_plan"),
     *("toml_lines", "verdict"),
     *("handover", "turns", "wants"),
 }
@@ -29,6 +29,7 @@ ADAPTERS = (
     {"postgres"},
     {"probes", "http_inside"},
     {"relay"},
+    {"history", "history_file", "recorder"},
     {"logs", "record_file", "rundir", "workspace"},
 )
 ORCHESTRATION = {
@@ -64,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(DECISIONS, VOCABULARY | DECISIONS),
     **{part: set() for part in SHARED},
     **{part: VOCABULARY | SHARED | adapter for adapter in ADAPTERS for part in adapter},
+    "history": VOCABULARY | {"history_file", "past"},
     "postgres": VOCABULARY | SHARED | {"addresses", "dbnames", "postgres", "sweep_plan"},
     **dict.fromkeys(ORCHESTRATION, INSIDE | SHARED),
     **dict.fromkeys(PRESENTATION, VOCABULARY | PRESENTATION | {"state", "sweep_plan", "verdict"}),
@@ -81,7 +83,9 @@ LIBRARIES = {
     "psutil": {"ports", "supervise"},
     "rich": PRESENTATION,
 }
-OUTSIDE = {"asyncio", "multiprocessing", "selectors", "socket", "subprocess", "threading"}
+OUTSIDE = {
+    *("asyncio", "multiprocessing", "selectors", "socket", "sqlite3", "subprocess", "threading"),
+}
 
 SPAWNER_SIDE = {"containment", "keeper", "linux", "sigchld", "spawner", "wire"}
 
