@@ -89,6 +89,15 @@ class History:
         )
         return [found for row in rows if (found := _result(row)) is not None]
 
+    def verdicts(self, path: str, *, limit: int) -> list[ResultRecord]:
+        """Give the last verdicts on an example, newest first; `skipped` and `not-run` are none."""
+        rows = self._ask(
+            f"SELECT {_RESULT} FROM results, runs WHERE results.path = ? AND {_COUNTS} "  # noqa: S608 - same
+            "AND results.run = runs.number ORDER BY results.number DESC LIMIT ?",
+            (to_sql(path), limit),
+        )
+        return [found for row in rows if (found := _result(row)) is not None]
+
     def paths(self) -> list[str]:
         """Give every example that there is a verdict on, sorted."""
         return sorted(from_sql(path) for (path,) in self._ask("SELECT DISTINCT path FROM results"))
@@ -105,7 +114,7 @@ class History:
         learned = self._learned()
         found = {}
         for path in wanted:
-            verdicts = self._last_verdicts(path)
+            verdicts = self.verdicts(path, limit=past.WINDOW)
             if verdicts:
                 network = NetworkMode.HOST if path in learned else None
                 found[path] = past.past_of(verdicts, network=network)
@@ -142,14 +151,6 @@ class History:
         return _run(rows[0])
 
     # --- the parts of it -------------------------------------------------------------------------
-
-    def _last_verdicts(self, path: str) -> list[ResultRecord]:
-        rows = self._ask(
-            f"SELECT {_RESULT} FROM results, runs WHERE results.path = ? AND {_COUNTS} "  # noqa: S608 - same
-            "AND results.run = runs.number ORDER BY results.number DESC LIMIT ?",
-            (to_sql(path), past.WINDOW),
-        )
-        return [found for row in rows if (found := _result(row)) is not None]
 
     def _learned(self) -> set[str]:
         """Give the examples that need the host network."""

@@ -19,7 +19,7 @@ DECISIONS = {
     *("addresses", "config", "config_file", "dbnames", "discovery", "globs", "hints"),
     *("isolation", "kinds"),
     *("layers", "metadata", "narration", "parsers", "past", "settings", "state", "sweep_plan"),
-    *("toml_lines", "verdict"),
+    *("toml_lines", "trends", "verdict"),
     *("handover", "turns", "wants"),
 }
 # Each talks to one outside thing. What lies on the disk for a run is one of them, in four modules.
@@ -48,6 +48,7 @@ ORCHESTRATION = {
     *("programs", "script", "serve_postgres", "server_host", "stop", "sweep", "telling"),
 }
 PRESENTATION = {"report"}
+DECIDED = {"state", "sweep_plan", "trends", "verdict"}  # what it shows
 COMMAND_LINE = {"__main__", "cli"}
 KIT = {"kit"}  # what examples import: a way in of its own, beside the command line
 TOOLS = {"docs"}  # run by hand, imported by nothing
@@ -68,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "history": VOCABULARY | {"history_file", "past"},
     "postgres": VOCABULARY | SHARED | {"addresses", "dbnames", "postgres", "sweep_plan"},
     **dict.fromkeys(ORCHESTRATION, INSIDE | SHARED),
-    **dict.fromkeys(PRESENTATION, VOCABULARY | PRESENTATION | {"state", "sweep_plan", "verdict"}),
+    **dict.fromkeys(PRESENTATION, VOCABULARY | PRESENTATION | DECIDED),
     **dict.fromkeys(COMMAND_LINE, INSIDE | PRESENTATION | COMMAND_LINE),
     **dict.fromkeys(KIT, INSIDE | SHARED | KIT),
     **dict.fromkeys(TOOLS, VOCABULARY | DECISIONS | KIT),
@@ -87,7 +88,7 @@ OUTSIDE = {
     *("asyncio", "multiprocessing", "selectors", "socket", "sqlite3", "subprocess", "threading"),
 }
 
-SPAWNER_SIDE = {"containment", "keeper", "linux", "sigchld", "spawner", "wire"}
+SPAWNER_SIDE = {"containment", "keeper", "linux", "netns", "sigchld", "spawner", "wire"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

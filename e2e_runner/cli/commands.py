@@ -15,6 +15,8 @@ from e2e_runner.errors import E2ERunError
 _COMMANDS = {  # name -> module and attribute
     "run": ("e2e_runner.cli.run", "run_command"),
     "list": ("e2e_runner.cli.list_", "list_command"),
+    "history": ("e2e_runner.cli.history_", "history_command"),
+    "compare": ("e2e_runner.cli.compare", "compare_command"),
     "sweep-dbs": ("e2e_runner.cli.sweep_dbs", "sweep_command"),
     "postgres": ("e2e_runner.cli.postgres_", "postgres_command"),
     "ports": ("e2e_runner.cli.ports_", "ports_command"),
