@@ -17,7 +17,7 @@ from typing import Any
 
 from e2e_runner import logs, ports, text
 from e2e_runner.answering import local_port, stranger
-from e2e_runner.databases import Grant, NoDatabase
+from e2e_runner.databases import Coming, Grant, NoDatabase
 from e2e_runner.events import Event, OutputWritten, Phase, PhaseChanged, Warned
 from e2e_runner.handover import COMPANIONS, companion_url, encode_companions
 from e2e_runner.hints import HintFacts, Rule, diagnose, leak_advice, timeout_advice
@@ -87,6 +87,7 @@ class Attempt:
         self._output: tuple[str, bool] | None = None  # of a companion, before it was stopped
         self._dropped = 0
         self._starts = 0
+        self._coming: Coming | None = None
         self._grant: Grant | None = None
         self._given: Mapping[str, str] = {}  # the variables that tell of it
         self._companions_died: list[str] = []
@@ -99,7 +100,7 @@ class Attempt:
         self._command = self._by_hand()
         self._around.workspaces.prepare(self.example.path)
         if not self.example.problems:
-            self._around.databases.prepare(self.example)
+            self._coming = self._around.databases.prepare(self.example)
 
     async def run(self) -> Result:
         """Make the attempt. Never raises for what a script can do."""
@@ -155,7 +156,9 @@ class Attempt:
         """Take what PostgreSQL the example wants, unless the run is stopped meanwhile."""
         if not self._around.databases.serves(self.example):
             return None
-        taking = asyncio.ensure_future(self._around.databases.give(self.example))
+        taking = asyncio.ensure_future(
+            self._around.databases.give(self.example, coming=self._coming)
+        )
         try:
             await asyncio.wait([taking], timeout=_SHORT)
             if not taking.done():

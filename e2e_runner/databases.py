@@ -12,15 +12,17 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from e2e_runner import handover
-from e2e_runner.addresses import to_url, variables
+from e2e_runner.addresses import DEFAULT_PORT, to_url, variables
 from e2e_runner.dbnames import attempt_name, database_names, token_of
 from e2e_runner.discovery.postgres import wants_postgres
 from e2e_runner.handover import Handover
 from e2e_runner.model import (
     DatabaseDefinition,
+    Endpoint,
     Example,
     LeakedDatabase,
     Plan,
@@ -38,6 +40,7 @@ from e2e_runner.wants import definitions_of
 if TYPE_CHECKING:
     from e2e_runner.embedded import EmbeddedServer, EmbeddedServers, Template
     from e2e_runner.postgres.shared import Given, SharedServer
+    from e2e_runner.supervise.networks import Network
 
 _SEE_TO_IT = (
     "See that the server runs and lets this user in, or have e2e-run bring its own: "
@@ -50,6 +53,7 @@ _PATIENCE_OF_A_HURRY = 3.0
 _T = TypeVar("_T")
 Definitions = Sequence[DatabaseDefinition]
 Fill = Callable[[ServerAddress, DatabaseDefinition], Awaitable[None]]
+OpenNetwork = Callable[[], Awaitable["Network"]]  # gives the same each time
 
 
 class NoDatabase(Exception):  # noqa: N818 - a finding about the surroundings
@@ -73,6 +77,10 @@ class Grant(Protocol):
     def environment(self) -> Mapping[str, str]:
         """The variables that tell the script of it, with what it is handed (see `handover`)."""
 
+    @property
+    def services(self) -> Mapping[Endpoint, Endpoint]:
+        """Where a network of the attempt's own must lead: there the script finds it -> where it is."""
+
     async def left_behind(self) -> tuple[LeakedDatabase, ...]:
         """List the databases that the attempt left, once nothing of it runs any more.
 
@@ -93,15 +101,23 @@ class _Source(Protocol):
     def ahead(self) -> bool:
         """Whether it may give while another attempt runs, and attribution stays what it is."""
 
-    async def give(self, number: int, definitions: Definitions) -> Grant:
-        """Make what attempt `number` of the run gets. Raises NoDatabase."""
+    async def give(self, number: int, example: Example, network: "OpenNetwork | None") -> Grant:
+        """Make what attempt `number` of the run gets, whose network is its own. Raises NoDatabase."""
 
     async def close(self) -> None:
         """Finish what goes on in the background."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Coming:
+    """What is being made ahead for an attempt, which takes it by `Databases.give`."""
+
+    task: "asyncio.Task[Grant | None]"
+    close_network: Callable[[], Awaitable[None]] | None  # where that attempt never comes
+
+
 class Databases:
-    """Gives attempts what they want of PostgreSQL; one for each run."""
+    """Gives attempts what they want of PostgreSQL, several at a time; one for each run."""
 
     def __init__(
         self,
@@ -126,13 +142,17 @@ class Databases:
         self._held = contextlib.AsyncExitStack()
         self._opening: asyncio.Task[_Source] | None = None
         self._grants: set[Grant] = set()
-        self._ahead: dict[str, asyncio.Task[Grant | None]] = {}  # by path, for attempts to come
+        self._coming: set[Coming] = set()
+        # Where what one attempt leaves cannot be told from what another does, one has its turn.
+        self._turn = asyncio.Lock()
+        self._having_turn: Grant | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [*self._ahead.values(), *([self._opening] if self._opening else [])]
+        coming = [each.task for each in self._coming]
+        tasks: list[asyncio.Task[Any]] = [*coming, *([self._opening] if self._opening else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -150,6 +170,9 @@ class Databases:
                 await self._opening.result().close()
         finally:
             await self._held.aclose()
+            for each in self._coming:
+                if each.close_network is not None:
+                    await each.close_network()
         return True
 
     async def _in_time(self, work: Coroutine[Any, Any, _T]) -> _T | None:
@@ -165,26 +188,49 @@ class Databases:
             return None
         return task.result()
 
-    def prepare(self, example: Example) -> None:
-        """Begin to make what an example will be given, where that disturbs nobody."""
-        if self.serves(example) and example.path not in self._ahead:
-            task = asyncio.create_task(self._give(example, ahead=True))
-            task.add_done_callback(_seen)
-            self._ahead[example.path] = task
+    def prepare(
+        self,
+        example: Example,
+        *,
+        network: OpenNetwork | None = None,
+        close_network: Callable[[], Awaitable[None]] | None = None,
+    ) -> Coming | None:
+        """Begin to make what an attempt will be given, where that disturbs nobody; None for nothing.
 
-    async def give(self, example: Example) -> Grant | None:
-        """Give an example what it wants; None when that is nothing. Raises NoDatabase."""
+        `network` opens the attempt's own, if it gets one, and `close_network` closes it where the attempt
+        is not made after all.
+        """
         if not self.serves(example):
             return None
-        task = self._ahead.pop(example.path, None)
-        if task is not None:
+        task = asyncio.create_task(self._give(example, network, ahead=True))
+        task.add_done_callback(_seen)
+        coming = Coming(task=task, close_network=close_network)
+        self._coming.add(coming)
+        return coming
+
+    async def give(
+        self,
+        example: Example,
+        *,
+        network: OpenNetwork | None = None,
+        coming: Coming | None = None,
+    ) -> Grant | None:
+        """Give an attempt what it wants; None when that is nothing. Raises NoDatabase.
+
+        `network` is as for `prepare`, and `coming` what that gave. Where attempts on the server must
+        not overlap, this waits until the one before has given back what it has.
+        """
+        if not self.serves(example):
+            return None
+        if coming is not None:
+            self._coming.discard(coming)
             try:
-                grant = await task
+                grant = await coming.task
             finally:
-                task.cancel()
+                coming.task.cancel()
             if grant is not None:
                 return grant
-        return await self._give(example, ahead=False)
+        return await self._give(example, network, ahead=False)
 
     async def left_behind(self, grant: Grant) -> tuple[LeakedDatabase, ...]:
         """List the databases that an attempt left. Raises NoDatabase when that cannot be known."""
@@ -196,21 +242,41 @@ class Databases:
     async def release(self, grant: Grant, *, keep: Path | None) -> tuple[str, ...]:
         """Take back what was given; gives notes for the report."""
         self._grants.discard(grant)
-        return await self._in_time(grant.release(keep=keep)) or ()
+        try:
+            return await self._in_time(grant.release(keep=keep)) or ()
+        finally:
+            if grant is self._having_turn:
+                self._having_turn = None
+                self._turn.release()
 
     def serves(self, example: Example) -> bool:
         """Tell whether an example is given anything."""
         return self._run.postgres.mode is not PostgresMode.OFF and bool(wants_postgres(example))
 
-    async def _give(self, example: Example, *, ahead: bool) -> Grant | None:
+    async def _give(
+        self, example: Example, network: OpenNetwork | None, *, ahead: bool
+    ) -> Grant | None:
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(_seen)
         # Shielded: it is opened for all, whoever of them is cancelled.
         source = await asyncio.shield(self._opening)
-        if ahead and not source.ahead:
-            return None
-        grant = await source.give(next(self._numbers), definitions_of(example))
+        if not source.ahead:
+            return None if ahead else await self._give_its_turn(source, example, network)
+        grant = await source.give(next(self._numbers), example, network)
+        self._grants.add(grant)
+        return grant
+
+    async def _give_its_turn(
+        self, source: _Source, example: Example, network: OpenNetwork | None
+    ) -> Grant:
+        await self._turn.acquire()
+        try:
+            grant = await source.give(next(self._numbers), example, network)
+        except BaseException:
+            self._turn.release()
+            raise
+        self._having_turn = grant
         self._grants.add(grant)
         return grant
 
@@ -337,14 +403,17 @@ class _Private:
         self._base: asyncio.Task[_Base] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
 
-    async def give(self, number: int, definitions: Definitions) -> "_OwnServer":
-        """Start a server and make the databases in it."""
+    async def give(
+        self, number: int, example: Example, network: OpenNetwork | None
+    ) -> "_OwnServer":
+        """Start a server, in the attempt's own network where it has one, and make the databases in it."""
         from e2e_runner.postgres.connection import Unreachable
         from e2e_runner.postgres.fill import FillFailed
 
+        definitions = definitions_of(example)
         own = attempt_name(self._token, number)
         names = database_names(own, definitions)
-        server, templates = await self._start(definitions)
+        server, templates = await self._start(example, definitions, network)
         try:
             known = await self._make(server, own, names, definitions, templates)
         except FillFailed as error:
@@ -369,14 +438,15 @@ class _Private:
         )
 
     async def _start(
-        self, definitions: Definitions
+        self, example: Example, definitions: Definitions, network: OpenNetwork | None
     ) -> "tuple[EmbeddedServer, Mapping[_Content, str]]":
         """Start a server; gives with it the databases that it has to make others of."""
         from e2e_runner.embedded import CannotStart
         from e2e_runner.postgres.connection import Unreachable
 
         try:
-            if not self._from_template:
+            # What fills a database runs on the host, from where a network of its own is out of reach.
+            if not self._from_template and network is None:
                 return await self._servers.start(), {}
             if self._base is None:
                 self._base = asyncio.create_task(self._build())
@@ -385,11 +455,14 @@ class _Private:
             for definition in definitions:
                 if _content(definition) in base.failed:
                     raise NoDatabase(base.failed[_content(definition)])
-            return await self._servers.start(base.template), base.names
+            inside = None if network is None else await network()
+            port = None if network is None else port_inside(example)
+            server = await self._servers.start(base.template, port=port, network=inside)
         except CannotStart as error:
             raise NoDatabase(error.reason, error.advice, facts=error.facts) from error
         except Unreachable as error:
             raise NoDatabase(f"the embedded PostgreSQL does not answer: {error}") from error
+        return server, base.names
 
     async def _make(
         self,
@@ -480,8 +553,20 @@ class _Base:
     failed: Mapping[_Content, str] = field(default_factory=dict)  # with the reason
 
 
+def port_inside(example: Example) -> int:
+    """Choose where a server listens in the network of an example: where everybody looks for it.
+
+    That is for the example to take, where it declares so or reaches a service of the machine there.
+    """
+    taken = {port for each in (example, *example.companions) for port in each.settings.ports}
+    taken |= {each.port for each in example.settings.reach}
+    return next(port for port in range(DEFAULT_PORT, 2**16) if port not in taken)
+
+
 class _OwnServer:
     """The server of one attempt; what it does not know from its beginning is the attempt's doing."""
+
+    services: Mapping[Endpoint, Endpoint] = MappingProxyType({})  # it is there, wherever that is
 
     def __init__(
         self,
@@ -542,10 +627,12 @@ class _Shared:
         """With a role for each, what one leaves is never taken for another's."""
         return self.server.exact
 
-    async def give(self, number: int, definitions: Definitions) -> "_Part":
-        """Make a role and databases."""
+    async def give(self, number: int, example: Example, network: OpenNetwork | None) -> "_Part":
+        """Make a role and databases; a network of the attempt's own is led there."""
         from e2e_runner.postgres.shared import NotGiven
 
+        del network
+        definitions = definitions_of(example)
         try:
             given = await self.server.give(number, definitions)
         except NotGiven as error:
@@ -574,6 +661,18 @@ class _Part:
         self.environment = environment
         self._source = source
         self._given = given
+
+    @property
+    def services(self) -> Mapping[Endpoint, Endpoint]:
+        """The server, where it is; one that the run brought is also where everybody looks for it."""
+        address = self._given.address
+        if address.host.startswith(("/", "@")):
+            return {}
+        server = Endpoint(host=address.host, port=address.port)
+        usual = Endpoint(host="localhost", port=DEFAULT_PORT)
+        return (
+            {server: server} if self._source.embedded is None else {server: server, usual: server}
+        )
 
     async def left_behind(self) -> tuple[LeakedDatabase, ...]:
         """List what is attributed to the attempt; what is surely its own is dropped."""

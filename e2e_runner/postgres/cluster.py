@@ -71,14 +71,21 @@ def initdb_command(binaries: Path, data: Path, password_file: Path) -> tuple[str
     )
 
 
-def server_command(binaries: Path, data: Path, *, port: int, sockets: Path) -> tuple[str, ...]:
-    """Give the command that serves a cluster on 127.0.0.1 and on a Unix socket in `sockets`."""
+def server_command(
+    binaries: Path, data: Path, *, port: int, sockets: Path, hba: Path | None = None
+) -> tuple[str, ...]:
+    """Give the command that serves a cluster on 127.0.0.1 and on a Unix socket in `sockets`.
+
+    With `hba`, which says who is let in, the network is one of its own, and all of localhost is served.
+    """
     options = {
         "port": str(port),
-        "listen_addresses": "127.0.0.1",
+        "listen_addresses": "127.0.0.1" if hba is None else "127.0.0.1,::1",
         # A list, in which quotes keep a comma from parting a name.
         "unix_socket_directories": '"' + str(sockets).replace('"', '""') + '"',
     }
+    if hba is not None:
+        options["hba_file"] = str(hba)
     words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     return (str(binaries / "postgres"), "-D", str(data), *words)
 
