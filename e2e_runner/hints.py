@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e_runner.errors import ConfigError
-from e2e_runner.model import Leak, LeakedDatabase, Status
+from e2e_runner.model import Leak, LeakedDatabase, NetworkMode, Status
 from e2e_runner.text import limit, one_line, shorten, strip_ansi
 
 RULES_FILE = Path(__file__).with_name("rules.toml")
@@ -26,6 +26,15 @@ _LONGEST_LINE = 2000  # characters; the middle of a longer line is left out
 _MESSAGE_LINES = 12  # of an exception's message, its notes and hints included
 _MOST_HINTS = 3
 _VALUE_WIDTH = 80  # columns of a value inside an advice
+
+_MOST_NAMES = 3  # of neighbours
+# Settings of the kernel that may forbid namespaces, and values that allow them.
+_FORBIDDING = {
+    "kernel.apparmor_restrict_unprivileged_userns": "0",
+    "kernel.unprivileged_userns_clone": "1",
+    "user.max_user_namespaces": "10000",
+    "user.max_net_namespaces": "10000",
+}
 
 _TRACEBACK = "Traceback (most recent call last):"
 _CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
@@ -40,6 +49,7 @@ _KIND_NAMES = {str: "a text", list: "a list", bool: "true or false", int: "a who
 _FIELDS: dict[str, type] = {
     "cause": str,
     "advice": str,
+    "advice-isolated": str,
     "patterns": list,
     "exceptions": list,
     "statuses": list,
@@ -55,6 +65,7 @@ class Rule:
 
     cause: str
     advice: str  # one sentence, with {names} of groups and facts
+    isolated_advice: str = ""  # what is advised in its place to one in a network of its own
     patterns: tuple[re.Pattern[str], ...] = ()  # one of them is found
     exceptions: tuple[
         str, ...
@@ -75,6 +86,7 @@ class HintFacts:
     signal: str | None = None  # "SIGSEGV"
     path: str = ""
     python: str = "python"  # the interpreter that ran it
+    network: NetworkMode | None = None  # ISOLATED or HOST: where it ran
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +135,7 @@ def diagnose(rules: tuple[Rule, ...], facts: HintFacts) -> Diagnosis:
         if found:
             known = _known(facts, ending)
             hints = dict.fromkeys(
-                _fill(rule.advice, known | groups) for rule, groups in found.values()
+                _fill(_advice(rule, facts), known | groups) for rule, groups in found.values()
             )
             cause, (_, details) = next(iter(found.items()))
             return Diagnosis(cause=cause, hints=tuple(hints)[:_MOST_HINTS], details=details)
@@ -164,6 +176,57 @@ def timeout_advice(path: str, timeout: float) -> str:
     return (
         f"Give what it waits for there a limit of its own{means}, or raise `timeout`"
         f" ({limit(timeout)}) in its metadata."
+    )
+
+
+def flaky_advice(neighbours: Collection[str], *, other_network: bool) -> str:
+    """Advise on an example that failed and then passed, by what was different the second time.
+
+    `neighbours` ran beside it when it failed, and no more when it passed. `other_network` says that it
+    failed in a network of its own and passed on that of the machine.
+
+    >>> flaky_advice([], other_network=False)
+    'Nothing was different but the time: look for what depends on time, order or chance, and wait \
+for it by a condition (`wait_until` of e2e_runner.kit) instead of a pause.'
+    """
+    if other_network:
+        return (
+            'Name the services that it needs in its metadata (reach = ["HOST:PORT"]), or let it run'
+            ' on the network of the machine (network = "host").'
+        )
+    if neighbours:
+        names = ", ".join(sorted(neighbours)[:_MOST_NAMES])
+        more = len(neighbours) - _MOST_NAMES
+        beside = f"{names} and {more} more" if more > 0 else names
+        return (
+            f"It failed beside {beside}: if they share something (a file, a table, a device), name"
+            ' that in the metadata of each (locks = ["NAME"]); if it needs the machine to itself, say'
+            " exclusive = true."
+        )
+    return (
+        "Nothing was different but the time: look for what depends on time, order or chance, and wait"
+        " for it by a condition (`wait_until` of e2e_runner.kit) instead of a pause."
+    )
+
+
+def network_advice(notes: Collection[str]) -> str:
+    """Advise on an example that asks for a network of its own where none is to be had.
+
+    `notes` say why not, and name the settings of the kernel that forbid it.
+
+    >>> network_advice(["user-namespace: unshare: Operation not permitted"])
+    'Allow namespaces where e2e-run runs (its docs/isolation.md says how), or let the example run on \
+the network of the machine (network = "auto" in its metadata).'
+    """
+    said = " ".join(notes)
+    allow = "Allow namespaces where e2e-run runs (its docs/isolation.md says how)"
+    for setting, value in _FORBIDDING.items():
+        if setting in said:
+            allow = f"Allow namespaces by `sudo sysctl --write {setting}={value}`"
+            break
+    return (
+        f"{allow}, or let the example run on the network of the machine"
+        ' (network = "auto" in its metadata).'
     )
 
 
@@ -289,6 +352,11 @@ def _is_one_of(exception: str | None, names: tuple[str, ...]) -> bool:
     return exception is not None and (exception in names or exception.rpartition(".")[2] in names)
 
 
+def _advice(rule: Rule, facts: HintFacts) -> str:
+    isolated = facts.network is NetworkMode.ISOLATED
+    return rule.isolated_advice if isolated and rule.isolated_advice else rule.advice
+
+
 def _fill(advice: str, values: Mapping[str, str]) -> str:
     shown = {name: shorten(one_line(value or "?"), _VALUE_WIDTH) for name, value in values.items()}
     return advice.format_map(shown)
@@ -316,10 +384,12 @@ def _rule(file: Path, number: int, table: Any, pieces: Mapping[str, str]) -> Rul
     patterns = tuple(
         _pattern(where, text, pieces) for text in _items(where, table, "patterns", str)
     )
-    _check_advice(where, table["advice"], patterns)
+    for name in table.keys() & {"advice", "advice-isolated"}:
+        _check_advice(f"{where}: {name}", table[name], patterns)
     return Rule(
         cause=table["cause"],
         advice=table["advice"],
+        isolated_advice=table.get("advice-isolated", ""),
         patterns=patterns,
         exceptions=_items(where, table, "exceptions", str),
         statuses=tuple(_status(where, name) for name in _items(where, table, "statuses", str)),
@@ -365,9 +435,9 @@ def _check_advice(where: str, advice: str, patterns: tuple[re.Pattern[str], ...]
     try:
         names = {name for _, name, _, _ in string.Formatter().parse(advice) if name is not None}
     except ValueError as error:
-        raise ConfigError(f"{where}: advice: {error}; write {{{{ for a brace") from error
+        raise ConfigError(f"{where}: {error}; write {{{{ for a brace") from error
     for name in sorted(names - known):
         raise ConfigError(
-            f"{where}: advice: {{{name}}} is neither a fact ({', '.join(_FACTS)}) "
+            f"{where}: {{{name}}} is neither a fact ({', '.join(_FACTS)}) "
             "nor a named group of every pattern"
         )

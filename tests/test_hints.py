@@ -15,12 +15,21 @@ from e2e_runner.hints import (
     Diagnosis,
     HintFacts,
     diagnose,
+    flaky_advice,
     leak_advice,
     load_rules,
+    network_advice,
     read_ending,
     timeout_advice,
 )
-from e2e_runner.model import Leak, LeakedDatabase, LeakedPort, LeakedProcess, Status
+from e2e_runner.model import (
+    Leak,
+    LeakedDatabase,
+    LeakedPort,
+    LeakedProcess,
+    NetworkMode,
+    Status,
+)
 
 OUTPUTS = Path(__file__).parent / "data" / "outputs"
 FAILING = sorted(file for file in OUTPUTS.glob("*/*.txt") if file.parent.name != "passing")
@@ -38,6 +47,7 @@ def _diagnose(
     status: Status = Status.FAILED,
     exit_code: int | None = 1,
     signal: str | None = None,
+    network: NetworkMode | None = None,
 ) -> Diagnosis:
     facts = HintFacts(
         output=output,
@@ -46,6 +56,7 @@ def _diagnose(
         signal=signal,
         path="examples/example.py",
         python=".venv/bin/python",
+        network=network,
     )
     return diagnose(RULES, facts)
 
@@ -217,6 +228,64 @@ def test_every_rule_holds_for_a_real_output() -> None:
 )
 def test_the_advice_names_what_was_found(name: str, advice: str) -> None:
     assert _diagnose(_saved(name)).hints[0] == advice
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("connection-refused/curl", 'reach = ["localhost:8000"]'),
+        ("connection-refused/httpx", 'reach = ["localhost:PORT"]'),
+        ("dns/curl", 'reach = ["api.shop.invalid:PORT"]'),
+        ("dns/httpx", 'reach = ["HOST:PORT"]'),
+        ("unreachable/redis", 'reach = ["10.1.2.3:6379"]'),
+        ("unreachable/psql", 'reach = ["10.1.2.3:5432"]'),
+        ("unreachable/httpx", 'reach = ["HOST:PORT"]'),
+        ("database/asyncpg-refused", 'reach = ["localhost:5432"]'),
+        ("database/redis-refused", 'reach = ["localhost:6379"]'),
+    ],
+)
+def test_in_a_network_of_its_own_the_advice_leads_out_of_it(name: str, wanted: str) -> None:
+    isolated = _diagnose(_saved(name), network=NetworkMode.ISOLATED)
+    assert isolated.cause == name.partition("/")[0]
+    assert wanted in isolated.hints[0]
+    for network in (NetworkMode.HOST, None):
+        plain = _diagnose(_saved(name), network=network)
+        assert (plain.cause, plain.details) == (isolated.cause, isolated.details)
+        assert "reach" not in plain.hints[0]
+
+
+def test_an_unreachable_host_has_one_cause() -> None:
+    for file in (OUTPUTS / "unreachable").iterdir():
+        assert len(_diagnose(file.read_text("utf-8")).hints) == 1, file
+
+
+def test_the_advice_on_a_flaky_example_follows_from_what_was_different() -> None:
+    assert "reach = " in flaky_advice(["b.py"], other_network=True)
+    beside = flaky_advice(["e.py", "d.py", "c.py", "b.py"], other_network=False)
+    assert beside.startswith("It failed beside b.py, c.py, d.py and 1 more: ")
+    assert 'locks = ["NAME"]' in beside
+    assert "beside b.py: " in flaky_advice(["b.py"], other_network=False)
+    assert "Nothing was different" in flaky_advice([], other_network=False)
+
+
+@pytest.mark.parametrize(
+    ("note", "advice"),
+    [
+        (
+            "user-namespace: unshare: refused (kernel.apparmor_restrict_unprivileged_userns=1)",
+            "`sudo sysctl --write kernel.apparmor_restrict_unprivileged_userns=0`",
+        ),
+        (
+            "unshare: No space left on device (user.max_net_namespaces=0)",
+            "user.max_net_namespaces=",
+        ),
+        ("namespace: unshare: Operation not permitted", "docs/isolation.md"),
+    ],
+)
+def test_the_advice_on_missing_isolation_says_what_allows_it(note: str, advice: str) -> None:
+    said = network_advice([note])
+    assert advice in said
+    assert 'network = "auto"' in said
 
 
 @pytest.mark.parametrize(
