@@ -120,14 +120,21 @@ class History:
                 found[path] = past.past_of(verdicts, network=network)
         return found
 
-    def outstanding(self) -> set[str]:
-        """Give the examples whose last verdict was not ok; `skipped` and `not-run` are no verdicts."""
+    def outstanding(self, *, strict: bool = False) -> set[str]:
+        """Give the examples whose last verdict was not ok; `skipped` and `not-run` are no verdicts.
+
+        `strict` counts `leaked` and `flaky` as not ok.
+        """
         rows = self._ask(
             "SELECT path, status FROM results WHERE number IN "  # noqa: S608 - same
             f"(SELECT max(number) FROM results WHERE {_COUNTS} GROUP BY path)"
         )
         known = {from_sql(path): _status(status) for path, status in rows}
-        return {path for path, status in known.items() if status and past.is_outstanding(status)}
+        return {
+            path
+            for path, status in known.items()
+            if status is not None and past.is_outstanding(status, strict=strict)
+        }
 
     def find_run(self, name: str) -> RunRecord:
         """Find a run by the beginning of its id, or as ``last``, ``last~1`` (the one before it), ...

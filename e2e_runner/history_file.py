@@ -156,6 +156,18 @@ def move_aside(state_dir: Path, identity: tuple[int, int] | None, now: float) ->
     return name
 
 
+def moved_words(error: HistoryError, name: str) -> str:
+    """Say that a damaged history was moved to `name`."""
+    return f"{error.message.rstrip('.')}: it was moved to {name}, and a new one is begun"
+
+
+def flat(error: HistoryError) -> str:
+    """Give an error on one line."""
+    about = f" ({'; '.join(error.facts)})" if error.facts else ""
+    remedy = f"; to fix this: {error.remedy}" if error.remedy else ""
+    return f"{error.message.rstrip('.')}{about}{remedy}"
+
+
 @contextlib.contextmanager
 def telling(file: Path) -> Iterator[None]:
     """Raise what SQLite and the system say of `file` in the block as HistoryError."""

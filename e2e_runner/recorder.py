@@ -16,7 +16,9 @@ from e2e_runner.history_file import (
     HistoryError,
     Opened,
     Trouble,
+    flat,
     move_aside,
+    moved_words,
     open_to_write,
     telling,
     transaction,
@@ -264,18 +266,6 @@ def _write_unless_busy(writer: _Writer) -> None:
     except HistoryError as error:
         if error.trouble is not Trouble.BUSY:
             raise
-
-
-def moved_words(error: HistoryError, name: str) -> str:
-    """Say that a damaged history was moved to `name`."""
-    return f"{error.message.rstrip('.')}: it was moved to {name}, and a new one is begun"
-
-
-def flat(error: HistoryError) -> str:
-    """Give an error on one line."""
-    about = f" ({'; '.join(error.facts)})" if error.facts else ""
-    remedy = f"; to fix this: {error.remedy}" if error.remedy else ""
-    return f"{error.message.rstrip('.')}{about}{remedy}"
 
 
 def _plain(text: str) -> str:

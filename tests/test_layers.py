@@ -18,7 +18,8 @@ VOCABULARY = {"errors", "events", "model", "records", "text"}
 DECISIONS = {
     *("addresses", "config", "config_file", "dbnames", "discovery", "globs", "hints"),
     *("isolation", "kinds"),
-    *("layers", "metadata", "narration", "parsers", "past", "settings", "state", "sweep_plan"),
+    *("layers", "metadata", "narration", "parsers", "past", "selection"),
+    *("settings", "shards", "state", "sweep_plan", "timings"),
     *("toml_lines", "trends", "verdict"),
     *("handover", "turns", "wants"),
 }
@@ -249,9 +250,10 @@ def test_the_spawner_imports_the_standard_library_only() -> None:
     early = [each for each in imports() if each.name.endswith("supervise.process_group")]
     assert [str(each) for each in early if each.at_import] == []
     tier = [each.name for each in imports() if each.importer == f"{ROOT}.supervise.process_group"]
-    assert [name for name in tier if name.partition(".")[0] not in sys.stdlib_module_names] == [
-        "psutil"
-    ]
+    assert {name for name in tier if name.partition(".")[0] not in sys.stdlib_module_names} == {
+        "psutil",
+        f"{ROOT}.supervise.netns",
+    }
 
 
 @pytest.mark.parametrize("module", [ROOT, f"{ROOT}.supervise"])

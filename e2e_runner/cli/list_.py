@@ -43,10 +43,11 @@ def list_command(
 ) -> None:
     """Show what would run, what would not and why; -v shows where each setting comes from."""
     from e2e_runner.cli.listing import document, render
-    from e2e_runner.discovery import make_plan
+    from e2e_runner.cli.planning import make_planned
 
     resolved = resolve_given(flags, paths)
-    plan = make_plan(resolved)
+    planned = make_planned(resolved, mend=False)
+    plan = planned.plan
     verbose = bool(resolved.run.verbose)
     if as_json:
         import json

@@ -14,7 +14,6 @@ from e2e_runner.cli.options import resolve_given, run_options, take_environment
 from e2e_runner.errors import E2ERunError
 
 if TYPE_CHECKING:
-    from e2e_runner.events import Event
     from e2e_runner.supervise.launch import Spawner
 
 _EXIT_INTERNAL = 70
@@ -48,37 +47,31 @@ def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner", told
     """Run and give the exit code, which is put into `told` as soon as the run is over and reported."""
     import asyncio
 
-    from e2e_runner.discovery import make_plan
+    from e2e_runner.cli.listeners import Listeners
+    from e2e_runner.cli.planning import make_planned
     from e2e_runner.engine import run_plan
-    from e2e_runner.events import RunFinished
     from e2e_runner.hints import load_rules
     from e2e_runner.report import make_reporters
-    from e2e_runner.state import RunState
     from e2e_runner.verdict import with_lost_reports
 
     resolved = resolve_given(flags, paths)
     run = resolved.run
     # Claimed before anything runs: a report that cannot be written is told now, not after an hour.
     reporters = make_reporters(run, stream=sys.stdout, environ=os.environ)
-    state = RunState()
-
-    def emit(event: "Event") -> None:
-        state.apply(event)
-        for reporter in reporters:
-            reporter.handle(event, state)
-        if isinstance(event, RunFinished):
-            told.append(event.exit_code)
-
+    listeners = Listeners(reporters, told)
     try:
-        plan = make_plan(resolved)
+        planned = make_planned(resolved, mend=True)
+        if planned.usable:
+            listeners.record(run)
         code = asyncio.run(
             run_plan(
-                plan,
+                planned.plan,
                 run,
                 spawner=spawner,
                 load_rules=load_rules,
                 environ=take_environment(),
-                emit=emit,
+                emit=listeners.emit,
+                past=planned.past,
             )
         )
     except E2ERunError:
@@ -88,8 +81,7 @@ def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner", told
     finally:
         if told:  # what is left is short
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for reporter in reporters:
-            reporter.close()
+        listeners.close()
     if any(reporter.problems for reporter in reporters):
         code = with_lost_reports(code)
     return code

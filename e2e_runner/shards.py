@@ -1,0 +1,63 @@
+"""Cuts a suite into parts that take about the same time, for several machines. Pure.
+
+Every machine cuts the whole suite by itself and takes its own part. So the same facts must always give
+the same parts; a short digest of them, the basis, lets a person see that they were the same.
+"""
+
+import hashlib
+import heapq
+import statistics
+from collections.abc import Mapping
+
+from e2e_runner.model import Shard
+from e2e_runner.text import plural
+
+_UNKNOWN = 1.0  # seconds that each example counts when no duration is known: parts of equal count
+_DIGITS = 6  # of the basis
+
+
+def partition(durations: Mapping[str, float | None], count: int) -> tuple[tuple[str, ...], ...]:
+    """Cut examples into `count` parts, each in the given order; some are empty when there are few.
+
+    `durations` are seconds by path; one that is not known (None) counts as the median of the others.
+    The longest goes first, to the part that has least so far: the longest part takes at most 4/3 of
+    what the best cut would.
+
+    >>> partition({"a": 4.0, "b": 1.0, "c": None, "d": 3.0}, 2)
+    (('a', 'b'), ('c', 'd'))
+    """
+    known = [each for each in durations.values() if each is not None]
+    usual = statistics.median(known) if known else _UNKNOWN
+    lengths = {path: usual if each is None else each for path, each in durations.items()}
+    parts: list[set[str]] = [set() for _ in range(count)]
+    # Paths, so that what has no order of its own (equal lengths) does not depend on the caller's.
+    loads = [(0.0, 0, index) for index in range(count)]
+    heapq.heapify(loads)
+    for path in sorted(lengths, key=lambda path: (-lengths[path], path)):
+        load, size, index = loads[0]
+        parts[index].add(path)
+        heapq.heapreplace(loads, (load + lengths[path], size + 1, index))
+    return tuple(tuple(path for path in durations if path in part) for part in parts)
+
+
+def basis(durations: Mapping[str, float | None]) -> str:
+    """Digest what a suite is cut by: the paths and their durations, in any order.
+
+    >>> basis({"a": 4.0, "b": None}) == basis({"b": None, "a": 4.0}) != basis({"a": 4.0})
+    True
+    """
+    facts = "".join(f"{path!r}: {durations[path]!r}\n" for path in sorted(durations))
+    return hashlib.sha256(facts.encode("utf-8", "backslashreplace")).hexdigest()[:_DIGITS]
+
+
+def describe(shard: Shard, size: int, durations: Mapping[str, float | None], *, by: str) -> str:
+    """Say what part of a suite a shard of `size` examples is, and by what it was cut.
+
+    >>> describe(Shard(index=2, count=4), 1, {"a": 4.0, "b": 1.0, "c": None}, by="timings.json")
+    'shard 2/4: 1 of 3 examples, balanced by timings.json (basis 6a1f0c), 1 not in it'
+    """
+    unknown = sum(each is None for each in durations.values())
+    how = "of equal count" if unknown == len(durations) else f"balanced by {by}"
+    words = f"shard {shard}: {size} of {plural(len(durations), 'example')}, {how}"
+    words += f" (basis {basis(durations)})"
+    return f"{words}, {unknown} not in it" if 0 < unknown < len(durations) else words
