@@ -12,10 +12,9 @@ LOOPBACK = ("127.0.0.1", "::1")
 _NO_NAMES = "no DNS in its network"
 _NO_ROUTE = "no route beyond its network"
 
-# A story that ended so was hindered in what it wanted to reach, perhaps; any other end has nothing to
-# do with the network.
-_MAY_BE_HINDERED = frozenset({Status.FAILED, Status.TIMEOUT})
-_COMPANION = "companion-not-ready"
+# Blocked by a companion, that is: what is blocked by anything else has nothing to do with the network.
+_MAY_BE_HINDERED = frozenset({Status.FAILED, Status.TIMEOUT, Status.BLOCKED})
+_UNREACHABLE = "unreachable"
 _REFUSED = frozenset({"connection-refused", "database"})  # causes whose `port` was refused
 _FIRST_OWN_ADDRESS = int(IPv4Address("127.1.0.1"))
 
@@ -25,8 +24,8 @@ class Signs:
     """What is known of an attempt in a network of its own, once it is over."""
 
     status: Status
-    cause: str | None = None  # as the verdict and the rules over the output have it
-    details: Mapping[str, str] = field(default_factory=dict)  # that the rules found
+    cause: str | None = None  # as the rules over the output found it, with its details
+    details: Mapping[str, str] = field(default_factory=dict)
     refused: int = 0  # TCP connections that its network refused
     no_route: int = 0  # packets that had nowhere to go
     datagrams: int = 0  # that nobody took
@@ -56,11 +55,11 @@ def suspicion(signs: Signs) -> str:
 
     A refused connection alone is no sign: whoever waits for a server of its own has some.
     """
-    if not _hindered(signs):
+    if signs.status not in _MAY_BE_HINDERED:
         return ""
     if signs.cause == "dns" or (signs.datagrams and signs.local_resolver):
         return _NO_NAMES
-    if signs.no_route:
+    if signs.no_route or signs.cause == _UNREACHABLE:
         return _NO_ROUTE
     told = _port(signs.details.get("port")) if signs.cause in _REFUSED else None
     if told is None and not signs.refused:
@@ -73,12 +72,6 @@ def suspicion(signs: Signs) -> str:
                 f'declare reach = ["localhost:{port}"]'
             )
     return ""
-
-
-def _hindered(signs: Signs) -> bool:
-    return signs.status in _MAY_BE_HINDERED or (
-        signs.status is Status.BLOCKED and signs.cause == _COMPANION
-    )
 
 
 def _port(text: str | None) -> int | None:

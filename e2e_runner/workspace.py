@@ -85,6 +85,13 @@ class Workspaces:
         for log in workspace.logs:
             log.close()
 
+    def new_file(self, text: str) -> Path:
+        """Keep a text for every user to read, for the length of the run. Raises OSError."""
+        file = self._run_dir.scratch / f"file-{os.urandom(8).hex()}"
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+        file.chmod(0o644)
+        return file
+
     def kept_databases(self, example: str) -> Path:
         """Name the folder that the databases of a failed attempt are kept in. Raises OSError."""
         return self._run_dir.log_file(example, self._numbered(example, ".postgres"))

@@ -42,7 +42,7 @@ def test_the_network_of_an_example(
     assert mode_for(wanted, tier, past) is mode
 
 
-FAILED = Signs(status=Status.FAILED, cause="exit")
+FAILED = Signs(status=Status.FAILED)
 REDIS = 'localhost:6379 is a service of the machine: declare reach = ["localhost:6379"]'
 ASKS_REDIS = Signs(
     status=Status.FAILED,
@@ -51,7 +51,7 @@ ASKS_REDIS = Signs(
     refused=1,
     host_ports=frozenset({22, 6379}),
 )
-SILENT = replace(ASKS_REDIS, cause="exit", details={}, source_ports=(8000, 6379))
+SILENT = replace(ASKS_REDIS, cause=None, details={}, source_ports=(8000, 6379))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,7 @@ SILENT = replace(ASKS_REDIS, cause="exit", details={}, source_ports=(8000, 6379)
         # routes
         (replace(FAILED, no_route=1), "no route beyond its network"),
         (replace(FAILED, status=Status.TIMEOUT, no_route=9), "no route beyond its network"),
+        (replace(FAILED, cause="unreachable"), "no route beyond its network"),
         # services of the machine
         (ASKS_REDIS, REDIS),
         (replace(ASKS_REDIS, cause="database"), REDIS),
@@ -80,8 +81,8 @@ SILENT = replace(ASKS_REDIS, cause="exit", details={}, source_ports=(8000, 6379)
         (replace(ASKS_REDIS, details={"port": "8000"}, source_ports=(6379,)), ""),
         # where no port is told, the source has to name one
         (SILENT, REDIS),
-        (replace(SILENT, cause=None), REDIS),
-        (replace(SILENT, status=Status.TIMEOUT, cause="time-limit"), REDIS),
+        (replace(SILENT, cause="timeout-in-client"), REDIS),
+        (replace(SILENT, status=Status.TIMEOUT), REDIS),
         (replace(SILENT, cause="connection-refused", details={"port": "?"}), REDIS),
         (replace(SILENT, refused=0), ""),
         (replace(SILENT, source_ports=(8000,)), ""),
@@ -89,8 +90,7 @@ SILENT = replace(ASKS_REDIS, cause="exit", details={}, source_ports=(8000, 6379)
         (replace(SILENT, own_ports=frozenset({8000})), REDIS),
         (replace(SILENT, reached=frozenset({6379})), ""),
         # a companion may be hindered as the script may
-        (replace(SILENT, status=Status.BLOCKED, cause="companion-not-ready"), REDIS),
-        (replace(SILENT, status=Status.BLOCKED, cause="database"), ""),
+        (replace(SILENT, status=Status.BLOCKED), REDIS),
     ],
 )
 def test_what_makes_the_isolation_suspect(signs: Signs, why: str) -> None:
