@@ -16,6 +16,7 @@ import pytest
 from harness import free_port
 from hypothesis import given
 from hypothesis import strategies as st
+from insides import inside, users
 
 from e2e_runner.model import OnPortConflict, PortOwner, ProcessInfo
 from e2e_runner.ports import (
@@ -27,8 +28,10 @@ from e2e_runner.ports import (
     leftover,
     listening,
     listening_ports_of,
+    netlink,
     owners,
     ownership,
+    process_info,
     sockets,
     stop_leftover,
     taken,
@@ -40,10 +43,12 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads what only Linu
 root = pytest.mark.skipif(os.geteuid() != 0, reason="starts processes of another user")
 
 LISTEN = """
-import os, signal, socket, sys, time
+import ctypes, os, signal, socket, sys, time
 if "stubborn" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 server = socket.create_server((sys.argv[1], int(sys.argv[2])))
+if "leave" in sys.argv:
+    assert ctypes.CDLL(None).unshare(0x40000000) == 0  # CLONE_NEWNET
 if "fork" in sys.argv and os.fork() == 0:
     signal.pause()
 print(server.getsockname()[1], flush=True)
@@ -318,7 +323,7 @@ def test_netlink_proc_and_psutil_see_the_same_sockets() -> None:
     with socket.create_server(("127.0.0.1", 0)), socket.create_server((WILDCARD, 0)) as wildcard:
         port = wildcard.getsockname()[1]
         by_netlink = {row for row in listening() if row.port == port}
-        by_proc = {row for row in sockets._listening_proc("/proc/net") if row.port == port}
+        by_proc = {row for row in sockets._listening_proc("/proc/net") or [] if row.port == port}
         by_psutil = {row for row in sockets._listening_psutil() if row.port == port}
         by_process = {row for row in sockets._listening_by_process() if row.port == port}
     assert by_netlink == by_proc
@@ -586,19 +591,115 @@ def test_ports_of_processes(start: Start) -> None:
     assert sockets._ports_of_psutil(ended.pid) == ()
 
 
+# --- processes in network namespaces of their own -------------------------------------------------
+
+
+@linux
+@pytest.mark.parametrize("user", users())
+@pytest.mark.parametrize("asked", ["proc", "netlink"])
+def test_ports_inside_a_network_namespace(start: Start, user: int | None, asked: str) -> None:
+    ours, port = start()
+    with inside(user) as other, inside(user) as third, other.diagnosis() as diagnosis:
+        channel = diagnosis if asked == "netlink" else None
+        other.listen(8000).close()  # it keeps it itself
+        third.listen(port).close()
+        assert listening_ports_of([other.pid], channel) == {other.pid: (8000,)}
+        other.listen(80, "::1").close()
+        other.listen(5432, "127.0.0.9").close()
+        assert listening_ports_of([ours.pid, other.pid, third.pid], channel) == {
+            ours.pid: (port,),
+            other.pid: (80, 5432, 8000),
+            third.pid: (port,),
+        }
+        assert {row.port for row in listening(diagnosis)} == {80, 5432, 8000}
+        info = process_info(other.pid)
+        assert info is not None
+        assert info.ports == (80, 5432, 8000)
+
+
 @linux
 @root
-def test_ports_inside_a_network_namespace_of_its_own() -> None:
-    code = "import socket; s = socket.create_server(('', 8000)); print(flush=True); input()"
-    with subprocess.Popen(
-        ["unshare", "--net", sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert listening_ports_of([process.pid]) == {process.pid: (8000,)}
-        process.communicate(b"\n")
+def test_processes_that_share_a_namespace_are_told_apart() -> None:
+    code = "import socket; s = socket.create_server(('', 8001)); print(flush=True); input()"
+    with (
+        inside() as first,
+        first.listen(8000),
+        subprocess.Popen(
+            ["nsenter", f"--net=/proc/{first.pid}/ns/net", sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as second,
+    ):
+        assert second.stdout is not None
+        second.stdout.readline()
+        expected = {first.pid: (8000,), second.pid: (8001,)}
+        assert listening_ports_of([first.pid, second.pid]) == expected
+        second.communicate(b"\n")
+
+
+@linux
+def test_the_listeners_of_a_namespace_are_those_of_its_socket_alone() -> None:
+    with inside() as other, other.diagnosis() as diagnosis, socket.create_server(("", 0)):
+        assert listening(diagnosis) == ()
+        with other.listen(8000):
+            (row,) = listening(diagnosis)
+            assert (row.port, row.address, row.uid) == (8000, "127.0.0.1", os.geteuid())
+            # What a query left unread is not taken for the answer of the next.
+            next(netlink.listening_rows(diagnosis))
+            assert listening(diagnosis) == (row,)
+
+
+@linux
+def test_a_namespace_without_sockets_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with inside() as other:
+        read: list[str] = []
+        rows = sockets._rows
+
+        def noted(file: str) -> Iterator[tuple[bool, sockets.Listener]]:
+            read.append(file)
+            return rows(file)
+
+        monkeypatch.setattr(sockets, "_rows", noted)
+        folder = f"/proc/{other.pid}/net"
+        assert sockets._listening_proc(folder) == []
+        assert read == []
+        with other.listen(8000):
+            (row,) = sockets._listening_proc(folder) or []
+            assert (row.port, read) == (8000, [f"{folder}/tcp"])
+    assert sockets._listening_proc(folder) is None
+
+
+@linux
+def test_a_namespace_that_cannot_be_counted_is_read(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        (tmp_path / "tcp").write_bytes(Path("/proc/net/tcp").read_bytes())
+        rows = sockets._listening_proc(str(tmp_path)) or []
+        assert server.getsockname()[1] in {row.port for row in rows}
+
+
+@linux
+@pytest.mark.parametrize("user", users())
+def test_who_listens_in_another_namespace_is_no_owner_of_a_port_here(
+    start: Start, user: int | None
+) -> None:
+    ours, port = start()
+    other_port = free_port()
+    with inside(user) as other, other.listen(port), other.listen(other_port):
+        (owner,) = taken([port, other_port])[port]
+        assert owner.process is not None
+        assert owner.process.pid == ours.pid
+        assert owner.note == ""
+        assert owners([other_port]) == ()
+        assert bindable(other_port)
+
+
+@linux
+@root
+def test_who_took_a_socket_of_ours_into_another_namespace_is_its_owner(start: Start) -> None:
+    process, port = start("leave")
+    (owner,) = taken([port])[port]
+    assert owner.process is not None
+    assert (owner.process.pid, owner.addresses) == (process.pid, ("127.0.0.1",))
 
 
 # --- stopping leftovers --------------------------------------------------------------------------
