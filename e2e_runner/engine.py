@@ -114,7 +114,9 @@ class _Engine:
         started = time.time()
         info = self._info(rundir.new_run_id(started), started, processes=None, notes=())
         self._emit(RunStarted(at=self._at(), run=info, plan=self._plan))
-        code = exit_code(self._counts, strict=self._run.strict, selected=0)
+        code = exit_code(
+            self._counts, strict=self._run.strict, selected=0, elsewhere=bool(self._plan.shard)
+        )
         self._emit(RunFinished(at=self._at(), exit_code=code, interrupted=False))
         return code
 

@@ -66,6 +66,7 @@ def exit_code(
     interrupted: signal.Signals | None = None,
     setup_failed: bool = False,
     internal_error: bool = False,
+    elsewhere: bool = False,
 ) -> int:
     """Choose the exit code of a run.
 
@@ -73,7 +74,8 @@ def exit_code(
     meant to run; those left out on purpose do not count. `setup_failed` covers whatever could not be
     set up or written, reports included. The first rule that applies decides: interrupted, internal
     error, failed, blocked, nothing selected. Examples that were all skipped after they were selected
-    (``--on-port-conflict skip``) tested nothing, so they count as nothing selected.
+    (``--on-port-conflict skip``) tested nothing, so they count as nothing selected. What was selected
+    may be `elsewhere`, in other shards of the suite; such a shard is empty, and nothing is wrong.
     """
     counts = statuses if isinstance(statuses, Mapping) else Counter(statuses)
     failing = {Status.FAILED, Status.TIMEOUT} | (_OK_UNLESS_STRICT if strict else set())
@@ -86,7 +88,7 @@ def exit_code(
     if setup_failed or counts.get(Status.BLOCKED, 0) or counts.get(Status.NOT_RUN, 0):
         return EXIT_BLOCKED
     tested = selected > 0 and all_passed(counts, strict=strict)
-    return EXIT_OK if tested else EXIT_NOTHING
+    return EXIT_OK if tested or (elsewhere and not counts) else EXIT_NOTHING
 
 
 def with_lost_reports(code: int) -> int:

@@ -21,7 +21,7 @@ named ones it then gets. Seconds are floats. With ``-v`` the document and each
 example also have ``"settings": {"timeout": {"value": 60.0, "source": "default", "where": ""}, ...}``,
 where the source is flag, environment, metadata, override, config or default.
 
-The exit code is 0, or 4 when nothing would run.
+The exit code is 0, or 4 when nothing would run; a shard may be empty.
 """
 
 from typing import Any
@@ -59,7 +59,7 @@ def list_command(
         for warning in plan.warnings:
             click.echo(f"warning: {one_line(warning)}", err=True)
         click.echo(render(plan, resolved.run, verbose=verbose, width=_width()))
-    if not plan.examples:
+    if not plan.examples and not plan.shard:
         context.exit(_NOTHING_SELECTED)
 
 

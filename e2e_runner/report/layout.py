@@ -391,6 +391,9 @@ def passive_files(plan: Plan) -> Iterator[Line]:
 
 def nothing_selected(plan: Plan, *, paths: Sequence[Path], root: Path) -> Iterator[Line]:
     """Say why nothing ran, and what to do."""
+    if plan.shard:
+        yield [("There are more shards than examples: none is in this one.", Style.PLAIN)]
+        return
     names = [f'"{text.one_line(relative(str(path), root))}"' for path in paths]
     where = ", ".join(names) or "the project"
     yield [("No example was selected", Style.WARN), (f" in {where}.", Style.PLAIN)]
