@@ -10,10 +10,13 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2e_runner.model import Containment, Exit
 from e2e_runner.supervise.wire import Message, Reader, send
+
+if TYPE_CHECKING:
+    from e2e_runner.supervise.networks import Network
 
 KILL_TIMEOUT = 12.0  # seconds; a little more than the keeper itself gives a kill
 WAKE_EVERY = 0.01  # seconds; a script may stop its keeper, or the spawner, again and again
@@ -22,6 +25,10 @@ _LIST_TIMEOUT = 3.0  # seconds; a table of thousands of processes takes a tenth 
 
 class StartError(Exception):
     """The script could not be started; the text says what failed and why."""
+
+
+class NetworkError(StartError):
+    """It could not be started in its network, or not with the names of its services there."""
 
 
 class SupervisionLost(Exception):  # noqa: N818 - named after what happened
@@ -38,6 +45,7 @@ class Command:
     stdin: int
     stdout: int
     stderr: int
+    network: "Network | None" = None  # that it is started in; None: the one of the host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +92,9 @@ class Channel:
 class Keeper(Channel):
     """A keeper process; holds one script at a time."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, joined: bool) -> None:
         super().__init__(sock)
+        self.joined = joined  # it is in the user namespace of the run, and so are its scripts
         self.pid = 0
         self.pidfd = -1  # where there are pidfds
         self.child: Child | None = None
@@ -152,14 +161,19 @@ class Child:
         `meanwhile` is called while the keeper is at it, whose answer may come late: the script runs
         on its processor by then.
         """
+        network = command.network
+        hosts = None if network is None else network.hosts_file
         encoded = (
             "start",
             [os.fsencode(arg) for arg in command.argv],
             {os.fsencode(name): os.fsencode(value) for name, value in command.env.items()},
             os.fsencode(command.cwd),
+            network is not None,
+            None if hosts is None else os.fsencode(hosts),
         )
         self._argv0 = command.argv[0]
-        self._send(encoded, (command.stdin, command.stdout, command.stderr))
+        streams = (command.stdin, command.stdout, command.stderr)
+        self._send(encoded, streams if network is None else (*streams, network.fileno()))
         meanwhile()
         return await self._started
 
@@ -214,7 +228,8 @@ class Child:
             case ("started", int(), float(at)):
                 self._started.set_result(at)
             case ("not-started", int(number), str(what)):
-                self._started.set_exception(StartError(_start_failure(number, what, self._argv0)))
+                kind = NetworkError if what in {"network", "hosts"} else StartError
+                self._started.set_exception(kind(_start_failure(number, what, self._argv0)))
             case ("exited", int(status), float(at), float(cpu), int(max_rss), bool(left)):
                 if not left:
                     self.empty.set_result(None)
@@ -292,6 +307,10 @@ def _start_failure(number: int, what: str, program: str) -> str:
             return f"its working folder cannot be entered: {reason}"
         case "interpreter" if number == errno.E2BIG:
             return "its arguments and environment are too long for the system"
+        case "network":
+            return f"its network cannot be entered: {reason}"
+        case "hosts":
+            return f"the names of its services cannot be put into its /etc/hosts: {reason}"
         case "interpreter":
             return f"{program} cannot be run: {reason}"
         case _:

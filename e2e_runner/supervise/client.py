@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from e2e_runner.errors import SetupError
-from e2e_runner.model import Containment
+from e2e_runner.model import Containment, NetworkTier
 from e2e_runner.supervise.child import (
     KILL_TIMEOUT,
     WAKE_EVERY,
@@ -23,6 +23,7 @@ from e2e_runner.supervise.child import (
 )
 from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.supervise.launch import Spawner
+from e2e_runner.supervise.networks import Networks, raise_descriptor_limit
 from e2e_runner.supervise.wire import Message, send
 
 
@@ -37,14 +38,16 @@ class Supervisor(Channel):
         self._tier: asyncio.Future[tuple[str, str, list[str]]] = loop.create_future()
         self._forks: collections.deque[asyncio.Future[int]] = collections.deque()
         self._abandoned: dict[int, asyncio.Future[None]] = {}
-        self._idle: list[Keeper] = []
+        # Of keepers in the user namespace of the run (True) and outside of it (False).
+        self._idle: dict[bool, list[Keeper]] = {True: [], False: []}
+        self._coming: dict[bool, asyncio.Task[Keeper]] = {}  # being forked ahead of their use
         self._keepers: set[Keeper] = set()  # all that have not been hung up on
-        self._coming: asyncio.Task[Keeper] | None = None  # being forked ahead of its use
         self._count = 0
         self._gone = False
         self.cgroups: Path | None = None  # the cgroup that holds those of the scripts
         self.tier = Containment.SCAN
         self.notes: tuple[str, ...] = ()
+        self.networks = Networks()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -56,22 +59,23 @@ class Supervisor(Channel):
         run_id: str,
         scratch: Path,
         log: Path,
+        networks: bool = False,
     ) -> AsyncIterator[Self]:
         """Have a launched spawner set up supervision for the length of the block.
 
+        With `networks`, scripts may be started in networks of their own where the system allows it.
         `scratch` is removed by the spawner when the run is over, however it ends; `log` takes what
         the spawner and the keepers have to complain about. Raises SetupError when the tier `wanted`
         cannot be had, naming why.
         """
         supervisor = cls(spawner, run_id)
-        with contextlib.suppress(OSError):  # its end is seen right below
-            send(
-                spawner.sock,
-                ("setup", wanted.value if wanted else "auto", run_id, str(scratch), str(log)),
-            )
+        supervisor._set_up(
+            ("setup", wanted.value if wanted else "auto", run_id, str(scratch), str(log), networks)
+        )
         try:
             await supervisor._probed(log)
-            supervisor._fork_ahead()
+            await supervisor.networks.found()
+            supervisor._fork_ahead(joined=supervisor.networks.tier is NetworkTier.USER_NAMESPACE)
             yield supervisor
         finally:
             await supervisor._shut_down()
@@ -85,7 +89,9 @@ class Supervisor(Channel):
         Raises StartError when the program or folder cannot be used, SupervisionLost when the keeper
         or the spawner has died.
         """
-        keeper = self._idle.pop() if self._idle else await self._next_keeper()
+        joined = command.network is not None and self.networks.tier is NetworkTier.USER_NAMESPACE
+        idle = self._idle[joined]
+        keeper = idle.pop() if idle else await self._next_keeper(joined=joined)
         child = Child(keeper, self.tier, self._take_back)
         try:
             at = await child.start(command, meanwhile)
@@ -121,6 +127,7 @@ class Supervisor(Channel):
         """Close the sockets in a forked process, so that it does not stand in for this one."""
         for channel in (self, *self._keepers):
             channel.sock.close()
+        self.networks.disinherit()
 
     def received(self, message: Message) -> None:
         """Take what the spawner says; see `spawner` for the messages."""
@@ -147,6 +154,17 @@ class Supervisor(Channel):
         self._forks.clear()
         self._abandoned.clear()
 
+    def _set_up(self, setup: Message) -> None:
+        with contextlib.suppress(OSError):  # the spawner's end is seen by whoever waits for it
+            if not setup[-1]:
+                send(self.sock, setup)
+                return
+            raise_descriptor_limit()
+            ours, theirs = socket.socketpair()
+            self.networks.attach(ours)
+            with theirs:
+                send(self.sock, setup, (theirs.fileno(),))
+
     async def _probed(self, log: Path) -> None:
         try:
             name, parent, notes = await self._tier
@@ -169,32 +187,33 @@ class Supervisor(Channel):
     def _take_back(self, keeper: Keeper) -> None:
         if keeper.gone or keeper.sock.fileno() < 0:
             self._keepers.discard(keeper)
-            self._fork_ahead()
+            self._fork_ahead(joined=keeper.joined)
         else:
-            self._idle.append(keeper)
+            self._idle[keeper.joined].append(keeper)
 
-    def _fork_ahead(self) -> None:
-        if self._coming is None and not self._gone:
-            self._coming = asyncio.create_task(self._fork())
-            self._coming.add_done_callback(_seen)
+    def _fork_ahead(self, *, joined: bool) -> None:
+        if joined not in self._coming and not self._gone:
+            self._coming[joined] = asyncio.create_task(self._fork(joined=joined))
+            self._coming[joined].add_done_callback(_seen)
 
-    async def _next_keeper(self) -> Keeper:
-        coming, self._coming = self._coming, None
-        return await (coming or self._fork())
+    async def _next_keeper(self, *, joined: bool) -> Keeper:
+        coming = self._coming.pop(joined, None)
+        return await (coming or self._fork(joined=joined))
 
-    async def _fork(self) -> Keeper:
+    async def _fork(self, *, joined: bool) -> Keeper:
         if self._gone:
             raise SupervisionLost("the spawner process was killed")
         ours, theirs = socket.socketpair()
         self._count += 1
         cgroup = None if self.cgroups is None else str(self.cgroups / str(self._count))
-        keeper = Keeper(ours)
+        keeper = Keeper(ours, joined=joined)
         self._keepers.add(keeper)
         forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._forks.append(forked)
         try:
             with theirs:
-                send(self.sock, ("keeper", cgroup), (theirs.fileno(),))
+                namespace = self.networks.user_namespace if joined else ()
+                send(self.sock, ("keeper", cgroup, joined), (theirs.fileno(), *namespace))
             keeper.pin(await forked)
         except OSError as error:
             self._drop(keeper)
@@ -209,9 +228,10 @@ class Supervisor(Channel):
         self._keepers.discard(keeper)
 
     async def _shut_down(self) -> None:
-        if self._coming is not None:
+        for coming in self._coming.values():
             with contextlib.suppress(StartError, SupervisionLost):
-                await self._coming
+                await coming
+        await self.networks.close()
         for keeper in self._keepers:
             keeper.close()
         self.close()

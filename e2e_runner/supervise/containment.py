@@ -6,13 +6,17 @@ leaves nothing behind.
 """
 
 import contextlib
+import errno
 import os
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
+
+from e2e_runner.supervise.netns import UserNamespace
 
 if sys.platform == "linux":
     from e2e_runner.supervise import linux
@@ -80,15 +84,21 @@ class Scan:
     """Tier `scan`: the keeper is a child subreaper, and every descendant leads back to it.
 
     Also the base of the other tiers of Linux, which adopt too. A program that forks faster
-    than it can be listed can keep ahead of `kill_all` for a while.
+    than it can be listed can keep ahead of `kill_all` for a while. The keeper joins the user namespace
+    of the run where one is given.
     """
+
+    def __init__(self, run: UserNamespace | None = None) -> None:
+        self._run = run
 
     def fork(self) -> int:
         """Fork plainly."""
         return os.fork()
 
     def enter(self) -> None:
-        """Adopt orphans from now on."""
+        """Join the run's user namespace, and adopt orphans from now on."""
+        if self._run is not None:
+            self._run.enter()
         linux.become_subreaper()
 
     def step_aside(self) -> None:
@@ -148,7 +158,8 @@ class Cgroup(Scan):
     moves out only before a kill: the kernel may take tens of milliseconds to move a process.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, run: UserNamespace | None = None) -> None:
+        super().__init__(run)
         self._folder = folder  # .../e2e-run-ID/KEEPER; its parent takes the keeper in before a kill
         self._members = -1  # descriptor of cgroup.procs
 
@@ -211,16 +222,19 @@ class PidNamespace(Scan):
     everything at once.
 
     When it ends, the kernel kills whatever is left. An ordinary user gets a user namespace around it
-    in which their own ids stay what they are.
+    in which their own ids stay what they are, or has it in that of the run.
     """
 
-    def __init__(self, *, user_namespace: bool) -> None:
-        self._user_namespace = user_namespace
+    def __init__(self, *, user_namespace: bool, run: UserNamespace | None = None) -> None:
+        super().__init__(run)
+        self._user_namespace = user_namespace and run is None
         self._ids = (os.geteuid(), os.getegid())
 
     def fork(self) -> int:
         """Fork the init of a new namespace."""
         flags = linux.CLONE_NEWPID | linux.CLONE_NEWNS
+        if self._run is not None:
+            return _fork_within(self._run, flags)
         return linux.clone3(flags | (linux.CLONE_NEWUSER if self._user_namespace else 0))
 
     def enter(self) -> None:
@@ -241,6 +255,37 @@ class PidNamespace(Scan):
     def kill_all(self) -> None:
         """Kill everything in the namespace at once; no fork gets away from it."""
         self.signal_all(signal.SIGKILL)
+
+
+def _fork_within(run: UserNamespace, flags: int) -> int:
+    """Fork into new namespaces as somebody in the run's user namespace, which cannot be left again.
+
+    A process in between goes there and forks a child of this one. Raises OSError.
+    """
+    told, telling = os.pipe()
+    between = os.fork()
+    if between == 0:
+        os.close(told)
+        pid = -errno.ECHILD
+        try:
+            run.enter()
+            pid = linux.clone3(flags | linux.CLONE_PARENT)
+        except OSError as error:
+            pid = -(error.errno or errno.ECHILD)
+        finally:
+            if pid != 0:
+                os.write(telling, struct.pack("=i", pid))
+                os._exit(0)
+        os.close(telling)
+        return 0
+    os.close(telling)
+    answer = os.read(told, 4)
+    os.close(told)
+    os.waitpid(between, 0)
+    pid = int(struct.unpack("=i", answer)[0]) if answer else -errno.ECHILD
+    if pid < 0:
+        raise OSError(-pid, os.strerror(-pid), "fork in the user namespace of the run")
+    return pid
 
 
 def reclaim_cgroup(folder: Path, run_id: str) -> None:

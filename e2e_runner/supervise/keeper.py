@@ -5,7 +5,9 @@ cost of a start low. After a kill it is let go.
 
 Messages from the runner, each a tuple::
 
-    ("start", argv, env, cwd)   with the descriptors for stdin, stdout and stderr
+    ("start", argv, env, cwd, networked, hosts)
+                                with the descriptors for stdin, stdout and stderr, and where networked
+                                is true that of a network; hosts: a file for /etc/hosts, or None
     ("signal", number)          to everything contained
     ("signal-alone", number)    to the script, which sees to what it started
     ("list",)                   what lives now?
@@ -14,7 +16,8 @@ Messages from the runner, each a tuple::
 and to the runner::
 
     ("started", pid, at)                        pid as the keeper sees it; `at` on the monotonic clock
-    ("not-started", errno, what)                what: "cwd", "interpreter" or "containment: ..."
+    ("not-started", errno, what)                what: "network", "hosts", "cwd", "interpreter"
+                                                or "containment: ..."
     ("exited", status, at, cpu, max_rss, left)  the script; status as of waitpid; left: does anything live on
     ("empty",)                                  later: nothing lives on any more
     ("listed", pids)                            answer to "list", pids as the keeper sees them
@@ -33,6 +36,7 @@ import time
 from typing import NoReturn
 
 from e2e_runner.supervise.containment import Containment
+from e2e_runner.supervise.netns import Place
 from e2e_runner.supervise.sigchld import ChildEnded
 from e2e_runner.supervise.wire import Message, Reader, send
 
@@ -53,9 +57,10 @@ _DEFAULTED = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, sig
 class Keeper:
     """One keeper's state and loop; `run` returns when the runner has gone or let go."""
 
-    def __init__(self, control: socket.socket, containment: Containment) -> None:
+    def __init__(self, control: socket.socket, containment: Containment, *, joined: bool) -> None:
         self._control = control
         self._containment = containment
+        self._place = Place(joined=joined)
         self._reader = Reader()
         self._script = 0
         self._lingering = False  # the script has ended, and something that it started lives on
@@ -90,8 +95,8 @@ class Keeper:
 
     def _obey(self, message: Message) -> None:
         match message:
-            case ("start", list(argv), dict(env), bytes(cwd)):
-                self._start(argv, env, cwd)
+            case ("start", list(argv), dict(env), bytes(cwd), bool(networked), hosts):
+                self._start(argv, env, cwd, networked=networked, hosts=hosts)
             case ("signal", int(number)):
                 self._containment.signal_all(number)
                 # A stopped process handles nothing until it continues.
@@ -106,10 +111,24 @@ class Keeper:
             case _:
                 raise AssertionError(message)
 
-    def _start(self, argv: list[bytes], env: dict[bytes, bytes], cwd: bytes) -> None:
-        fds = self._reader.take_fds(3)
-        what = "cwd"
+    def _start(
+        self,
+        argv: list[bytes],
+        env: dict[bytes, bytes],
+        cwd: bytes,
+        *,
+        networked: bool,
+        hosts: bytes | None,
+    ) -> None:
+        fds = self._reader.take_fds(4 if networked else 3)
+        what = "network"
         try:
+            if networked:
+                self._place.enter(fds[3])
+            what = "hosts"
+            if hosts is not None:
+                self._place.replace_hosts(hosts)
+            what = "cwd"
             os.chdir(cwd)
             what = "interpreter"
             at = time.monotonic()
@@ -117,7 +136,9 @@ class Keeper:
                 argv[0],
                 argv,
                 env,
-                file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(fds)],
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(fds[:3])
+                ],
                 setsid=True,  # a session of its own: no terminal, no Ctrl-C meant for the runner
                 setsigmask=[],  # as from a shell, whatever the runner itself blocks or ignores
                 setsigdef=_DEFAULTED,
@@ -128,6 +149,7 @@ class Keeper:
         finally:
             for fd in fds:
                 os.close(fd)
+            self._place.leave()
             with contextlib.suppress(OSError):
                 os.chdir("/")  # a keeper must not hold a folder that the script wants to remove
         self._has_children = True
@@ -186,15 +208,18 @@ class Keeper:
         send(self._control, message)
 
 
-def keep(control: socket.socket, containment: Containment) -> NoReturn:
-    """Be a keeper, in a freshly forked process, and end it."""
+def keep(control: socket.socket, containment: Containment, *, joined: bool) -> NoReturn:
+    """Be a keeper, in a freshly forked process, and end it.
+
+    `joined` says whether the containment takes it into the user namespace of the run.
+    """
     code = 70
     try:
         containment.enter()
     except OSError as error:
         send(control, ("not-started", error.errno or 0, f"containment: {error}"))
     else:
-        Keeper(control, containment).run()
+        Keeper(control, containment, joined=joined).run()
         code = 0
     finally:
         os._exit(code)

@@ -6,14 +6,17 @@ import signal
 import struct
 from pathlib import Path
 
+CLONE_PARENT = 0x0000_8000
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUSER = 0x1000_0000
 CLONE_NEWPID = 0x2000_0000
+CLONE_NEWNET = 0x4000_0000
 CLONE_INTO_CGROUP = 0x2_0000_0000
 
 _SYS_CLONE3 = 435  # the same on every architecture (clone3(2), Linux 5.3)
 _PR_SET_CHILD_SUBREAPER = 36
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
+_MS_BIND = 0x1000
 _MS_REC_SLAVE = 0x4000 | 0x8_0000
 
 # PyDLL keeps the GIL: a forked child must come back holding it.
@@ -33,13 +36,36 @@ def clone3(flags: int, cgroup_fd: int = 0) -> int:
     Unlike `os.fork` this runs none of Python's fork hooks, so only a single-threaded process may use
     it. It puts the child into a cgroup or into new namespaces from its first instruction.
     """
-    args = struct.pack("11Q", flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup_fd)
+    # With CLONE_PARENT the child's end is told as the caller's own is, and nothing else is accepted.
+    told_by = 0 if flags & CLONE_PARENT else signal.SIGCHLD
+    args = struct.pack("11Q", flags, 0, 0, 0, told_by, 0, 0, 0, 0, 0, cgroup_fd)
     return _check(_libc.syscall(_SYS_CLONE3, args, len(args)), "clone3")
 
 
 def become_subreaper() -> None:
     """Adopt the orphans among this process's descendants (prctl(2)). Raises OSError."""
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+
+
+def unshare(flags: int) -> None:
+    """Move into new namespaces, as the `CLONE_NEW*` flags say (unshare(2)). Raises OSError."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move into the namespace of a descriptor; `kind` is its `CLONE_NEW*` flag. Raises OSError."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def namespace(kind: str) -> int:
+    """Open this process's own namespace of a kind, such as "net". Raises OSError."""
+    return os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def bind_file(source: bytes, target: bytes) -> None:
+    """Show one file in the place of another, in this mount namespace only. Raises OSError."""
+    _check(_libc.mount(b"none", b"/", None, _MS_REC_SLAVE, None), "mount")
+    _check(_libc.mount(source, target, None, _MS_BIND, None), f"mount {os.fsdecode(target)}")
 
 
 def mount_fresh_proc() -> None:

@@ -13,13 +13,16 @@ from collections.abc import Mapping
 
 import psutil
 
+from e2e_runner.supervise.netns import UserNamespace
+
 _TAGS = (b"E2E_RUN_ID", b"E2E_RUN_EXAMPLE")
 
 
 class ProcessGroup:
     """Holds a script's processes together by session, ancestry, memory and tag."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: UserNamespace | None = None) -> None:
+        self._run = run
         self._script = 0
         self._since = 0.0
         self._tags: dict[str, str] = {}
@@ -30,7 +33,9 @@ class ProcessGroup:
         return os.fork()
 
     def enter(self) -> None:
-        """Nothing to set up."""
+        """Join the run's user namespace where one is given (on Linux, where this tier was asked for)."""
+        if self._run is not None:
+            self._run.enter()
 
     def step_aside(self) -> None:
         """Nothing to do: the keeper is in another session."""

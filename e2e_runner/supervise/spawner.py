@@ -2,8 +2,13 @@
 
 Started as ``python -I -S -c "... main(fd)"``. Messages from the runner::
 
-    ("setup", tier, run_id, scratch, log)   first of all; tier: its name, or "auto"
-    ("keeper", cgroup)   with the keeper's end of its socket; cgroup: its folder, or None
+    ("setup", tier, run_id, scratch, log, networks)
+                         first of all; tier: its name, or "auto"; networks: whether there are to be
+                         any, with the network maker's end of its socket
+    ("keeper", cgroup, joined)
+                         with the keeper's end of its socket; cgroup: its folder, or None; joined:
+                         whether it is to be in the user namespace of the run, with the descriptors
+                         that the network maker gave for it
     ("abandon", pid)     a keeper died under its script, or does not answer: kill what it held
     ("remove", folder)   when the run is over, however it ends; said before the folder is made
 
@@ -34,6 +39,7 @@ from e2e_runner.supervise.containment import (
     remove_cgroup,
 )
 from e2e_runner.supervise.keeper import keep
+from e2e_runner.supervise.netns import UserNamespace, make_networks
 from e2e_runner.supervise.sigchld import ChildEnded
 from e2e_runner.supervise.wire import Message, Reader, send
 from e2e_runner.trees import remove_tree
@@ -141,27 +147,28 @@ class Tier:
             case _:
                 _probe_scan()
 
-    def containment(self, cgroup: str | None) -> Containment:
-        """Make the containment of one attempt."""
+    def containment(self, cgroup: str | None, run: UserNamespace | None) -> Containment:
+        """Make the containment of one keeper, in the user namespace of the run where it is given."""
         match self.name:
             case "cgroup" if cgroup is not None:
-                return Cgroup(cgroup)
+                return Cgroup(cgroup, run)
             case "pid-namespace":
-                return PidNamespace(user_namespace=self.user_namespace)
+                return PidNamespace(user_namespace=self.user_namespace, run=run)
             case "scan":
-                return Scan()
+                return Scan(run)
             case _:
                 from e2e_runner.supervise.process_group import ProcessGroup
 
-                return ProcessGroup()
+                return ProcessGroup(run)
 
 
 class Spawner:
     """The spawner's state and loop."""
 
-    def __init__(self, control: socket.socket, tier: Tier) -> None:
+    def __init__(self, control: socket.socket, tier: Tier, network_maker: int) -> None:
         self._control = control
         self._tier = tier
+        self._network_maker = network_maker  # pid; 0: there is none, or it has ended
         self._reader = Reader()
         self._keepers: dict[int, str | None] = {}  # pid -> cgroup
         # The same, of those that died before their cgroup was empty.
@@ -188,13 +195,17 @@ class Spawner:
             self._reap()
         for pid in [*self._keepers, *self._lost]:
             self._abandon(pid)
+        self._network_maker = 0  # goes at the end of its own socket, or is killed as a stray
         self._kill_orphans()
 
     def _obey(self, message: Message) -> None:
         match message:
-            case ("keeper", cgroup):
+            case ("keeper", cgroup, bool(joined)):
                 (fd,) = self._reader.take_fds(1)
-                self._fork(fd, cgroup)
+                run = UserNamespace(*self._reader.take_fds(2)) if joined else None
+                self._fork(fd, cgroup, run)
+                if run is not None:
+                    run.close()
             case ("abandon", int(pid)):
                 self._reap()
                 self._abandon(pid)
@@ -217,8 +228,8 @@ class Spawner:
                 Path(cgroup, "cgroup.kill").write_bytes(b"1")
             remove_cgroup(Path(cgroup))
 
-    def _fork(self, fd: int, cgroup: str | None) -> None:
-        containment = self._tier.containment(cgroup)
+    def _fork(self, fd: int, cgroup: str | None, run: UserNamespace | None) -> None:
+        containment = self._tier.containment(cgroup, run)
         try:
             pid = containment.fork()
         except OSError as error:
@@ -227,7 +238,7 @@ class Spawner:
             return
         if pid == 0:
             self._control.close()
-            keep(socket.socket(fileno=fd), containment)
+            keep(socket.socket(fileno=fd), containment, joined=run is not None)
         os.close(fd)
         self._keepers[pid] = cgroup
         send(self._control, ("forked", pid))
@@ -236,6 +247,8 @@ class Spawner:
         self._child_ended.clear()
         with contextlib.suppress(ChildProcessError):
             while pid := os.waitpid(-1, os.WNOHANG)[0]:
+                if pid == self._network_maker:
+                    self._network_maker = 0
                 cgroup = self._keepers.pop(pid, None)
                 if cgroup is not None and Path(cgroup).is_dir():
                     self._lost[pid] = cgroup
@@ -255,9 +268,8 @@ class Spawner:
         while time.monotonic() < deadline:
             self._reap()
             parents = linux.parents()
-            strays = [
-                p for p, up in parents.items() if up == os.getpid() and p not in self._keepers
-            ]
+            ours = {*self._keepers, self._network_maker}
+            strays = [p for p, up in parents.items() if up == os.getpid() and p not in ours]
             if not strays:
                 return
             for pid in strays:
@@ -278,13 +290,13 @@ def main(fd: int) -> NoReturn:
     while not reader.ended:
         reader.fill(control)
         for message in reader.messages():
-            _serve(control, message)
+            _serve(control, message, reader.take_fds(1))
     os._exit(0)  # the runner had nothing to run
 
 
-def _serve(control: socket.socket, message: Message) -> NoReturn:
+def _serve(control: socket.socket, message: Message, fds: tuple[int, ...]) -> NoReturn:
     match message:
-        case ("setup", str(wanted), str(run_id), str(scratch), str(log)):
+        case ("setup", str(wanted), str(run_id), str(scratch), str(log), bool(networks)):
             pass
         case _:
             raise AssertionError(message)
@@ -294,7 +306,8 @@ def _serve(control: socket.socket, message: Message) -> NoReturn:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # where it is not to be had, `scan` is not in force
             linux.become_subreaper()
-    spawner = Spawner(control, tier)
+    network_maker = _fork_network_maker(control, fds[0], tier) if networks else 0
+    spawner = Spawner(control, tier, network_maker)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         send(control, ("tier", tier.name, tier.parent, tier.notes))
         spawner.run()
@@ -304,3 +317,12 @@ def _serve(control: socket.socket, message: Message) -> NoReturn:
         release_segments(Path(folder))
         remove_tree(Path(folder))
     os._exit(0)
+
+
+def _fork_network_maker(control: socket.socket, fd: int, tier: Tier) -> int:
+    pid = os.fork()
+    if pid == 0:
+        control.close()
+        make_networks(socket.socket(fileno=fd), user_namespace=tier.user_namespace)
+    os.close(fd)
+    return pid
