@@ -24,6 +24,7 @@ _ABSOLUTE = 0.2  # seconds, same
 _CERTAIN = 3.0  # standard errors that a change must exceed
 _FEWEST_TIMED = 6  # durations that a trend is told of
 _MOST_RECENT = 10  # durations that count as the recent ones
+_AGREEMENT = 0.75  # of pairs of an earlier and a recent duration, on which is the greater
 _FEWEST_DIFFERENCES = 3  # that tell how much durations vary
 # The upper quartile of the distance of two equally distributed normal values, in their deviation.
 _QUARTILE_OF_DIFFERENCES = 1.6268
@@ -104,12 +105,19 @@ def pace(
 def trend(durations: Sequence[float]) -> Pace | None:
     """Compare the last third of durations, at most ten, with those before; None: no certain change.
 
-    They are in the order of time.
+    They are in the order of time. What is now fast, now slow, in turn, has no trend: besides the
+    medians, three quarters of the single durations must say the same.
     """
     if len(durations) < _FEWEST_TIMED:
         return None
-    recent = min(len(durations) // 3, _MOST_RECENT)
-    return pace(durations[:-recent], durations[-recent:], spread=spread(durations))
+    count = min(len(durations) // 3, _MOST_RECENT)
+    before, after = durations[:-count], durations[-count:]
+    found = pace(before, after, spread=spread(durations))
+    if found is None:
+        return None
+    slower = sum((b > a) + (b == a) / 2 for a in before for b in after) / (len(before) * count)
+    agreed = slower if found.change > 0 else 1 - slower
+    return found if agreed >= _AGREEMENT else None
 
 
 # --- one example over many runs ------------------------------------------------------------------

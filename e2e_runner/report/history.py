@@ -65,13 +65,11 @@ def overview(shown: Overview, *, now: float, width: int, strict: bool) -> list[L
     if statuses:
         lines += [[], _legend(statuses)]
     for paths, words in (
-        (shown.without_verdict, "never came to a verdict"),
-        (shown.gone, "no file any more, and not listed"),
+        (shown.without_verdict, "Without a verdict so far"),
+        (shown.gone, "Not listed, as the file is gone"),
     ):
         if paths:
-            lines += _paragraph(
-                f"{text.plural(len(paths), 'example')} {words}: {_names(paths)}", width
-            )
+            lines += _paragraph(f"{words} ({len(paths):,}): {_names(paths)}", width)
     return lines
 
 
@@ -84,7 +82,6 @@ def _table(standings: Sequence[Standing], *, width: int, strict: bool) -> Iterat
         (Column(heading="Not ok", right=True), [_rate(s) for s in standings]),
         (Column(heading="Time", right=True), [(_time(s.duration), Style.PLAIN) for s in standings]),
         (Column(heading="Trend", right=True), [_trend(s) for s in standings]),
-        (Column(heading="Net"), [(_network(s.network), Style.PLAIN) for s in standings]),
         (Column(heading="Last"), [_last(s, strict=strict) for s in standings]),
     ]
     # A column that has nothing to say leaves its room to the names.
@@ -148,8 +145,10 @@ def _network(mode: NetworkMode | None) -> str:
 
 def _last(standing: Standing, *, strict: bool) -> Span:
     status = standing.last.status
-    times = f" x{standing.streak}" if standing.streak > 1 else ""
-    return f"{status_words(status)}{times}", status_style(status, strict=strict)
+    times = f" x{standing.streak}" if 1 < standing.streak < len(standing.verdicts) else ""
+    flaky = ", flaky" if standing.flaky and standing.attention is Attention.FAILING else ""
+    host = ", host" if standing.network is NetworkMode.HOST else ""
+    return f"{status_words(status)}{times}{flaky}{host}", status_style(status, strict=strict)
 
 
 def _strip(standing: Standing, length: int, *, strict: bool) -> Iterator[Span]:
@@ -210,19 +209,20 @@ def detail(
 
 def _summary(standing: Standing, *, now: float, width: int, strict: bool) -> Iterator[Line]:
     bad = is_bad(standing.last.status, strict=strict)
-    runs = "run" if standing.streak == 1 else f"{standing.streak:,} runs"
+    word, style = ("Not ok", Style.BAD) if bad else ("Ok", Style.OK)
+    count, total = standing.streak, len(standing.verdicts)
     age = ago(standing.since.started, now)
-    words = f"{'Not ok' if bad else 'Ok'} in the last {runs}, since {age} ago"
-    yield [
-        (f"{GAP}{words} (run {text.one_line(standing.since.run)})", Style.BAD if bad else Style.OK)
-    ]
-    total = text.plural(len(standing.verdicts), "run")
-    yield [
-        (
-            f"{GAP}Not ok in {standing.bad:,} of {total} ({percent(standing.failure_rate)})",
-            Style.PLAIN,
-        )
-    ]
+    run = f"(run {text.one_line(standing.since.run)})"
+    if count == 1:
+        lately = f"in the last run, {age} ago {run}"
+    elif count == total:
+        lately = f"in all of the last {total:,} runs"
+    else:
+        lately = f"in the last {count:,} runs, since {age} ago {run}"
+    yield [(f"{GAP}{word} {lately}", style)]
+    if count < total:
+        words = f"Not ok in {standing.bad:,} of the last {total:,} runs"
+        yield [(f"{GAP}{words} ({percent(standing.failure_rate)})", Style.PLAIN)]
     if standing.flaky:
         yield [(f"{GAP}Flaky: it comes to this one time and to that another time", Style.WARN)]
     if standing.trend is not None:
