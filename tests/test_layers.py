@@ -19,7 +19,7 @@ DECISIONS = {
     *("addresses", "config", "config_file", "dbnames", "discovery", "globs", "hints"),
     *("isolation", "kinds"),
     *("layers", "metadata", "narration", "parsers", "past", "selection"),
-    *("settings", "shards", "state", "sweep_plan", "timings"),
+    *("schedule", "settings", "shards", "state", "sweep_plan", "timings"),
     *("toml_lines", "trends", "verdict"),
     *("handover", "turns", "wants"),
 }
