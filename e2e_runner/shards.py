@@ -46,15 +46,15 @@ def basis(durations: Mapping[str, float | None]) -> str:
     >>> basis({"a": 4.0, "b": None}) == basis({"b": None, "a": 4.0}) != basis({"a": 4.0})
     True
     """
-    facts = "".join(f"{path!r}: {durations[path]!r}\n" for path in sorted(durations))
-    return hashlib.sha256(facts.encode("utf-8", "backslashreplace")).hexdigest()[:_DIGITS]
+    facts = "".join(f"{path!a}: {durations[path]!r}\n" for path in sorted(durations))
+    return hashlib.sha256(facts.encode()).hexdigest()[:_DIGITS]
 
 
 def describe(shard: Shard, size: int, durations: Mapping[str, float | None], *, by: str) -> str:
     """Say what part of a suite a shard of `size` examples is, and by what it was cut.
 
     >>> describe(Shard(index=2, count=4), 1, {"a": 4.0, "b": 1.0, "c": None}, by="timings.json")
-    'shard 2/4: 1 of 3 examples, balanced by timings.json (basis 6a1f0c), 1 not in it'
+    'shard 2/4: 1 of 3 examples, balanced by timings.json (basis d0b0e5), 1 not in it'
     """
     unknown = sum(each is None for each in durations.values())
     how = "of equal count" if unknown == len(durations) else f"balanced by {by}"
