@@ -20,32 +20,39 @@ from e2e_runner.answering import local_port, stranger
 from e2e_runner.databases import Coming, Grant, NoDatabase
 from e2e_runner.events import Event, OutputWritten, Phase, PhaseChanged, Warned
 from e2e_runner.handover import COMPANIONS, companion_url, encode_companions
-from e2e_runner.hints import HintFacts, Rule, diagnose, leak_advice, timeout_advice
+from e2e_runner.hints import Diagnosis, HintFacts, Rule, diagnose, leak_advice, timeout_advice
+from e2e_runner.isolation import NETWORK, Signs, suspicion
 from e2e_runner.model import (
+    Endpoint,
     Example,
     Leak,
     LeakedDatabase,
     LeakedPort,
     LeakedProcess,
     NetworkMode,
+    NetworkTier,
+    Past,
     Probe,
     Result,
     Status,
     TcpProbe,
 )
 from e2e_runner.narration import Narration
-from e2e_runner.preflight import PORT_IN_USE, PortClaims
+from e2e_runner.preflight import PORT_IN_USE, PortClaims, needed_ports
 from e2e_runner.probes import NotReady, Ready, wait_ready
+from e2e_runner.reaching import NoNetwork, OwnNetwork, has_local_resolver
 from e2e_runner.record_file import MOST_READ
 from e2e_runner.records import VARIABLE, Record
 from e2e_runner.script import Script, Surroundings, start_failure, started
-from e2e_runner.supervise.child import StartError, SupervisionLost
+from e2e_runner.supervise.child import NetworkError, StartError, SupervisionLost
+from e2e_runner.supervise.networks import Network, Refusals
 from e2e_runner.verdict import Blocked, Facts, Judgement, Serving, ended_well, judge, signal_name
 
 # How long what a script started may take to go by itself after the script has ended: helpers of
 # multiprocessing and servers that were just told to stop end a moment later, and are no leak.
 _LINGER = 0.5
 _SHORT = 0.05  # seconds; what takes less is not worth telling
+_NOT_READY = "companion-not-ready"
 _KEPT = (Status.FAILED, Status.TIMEOUT)  # with --keep-databases
 
 
@@ -58,6 +65,7 @@ class Attempt:
         around: Surroundings,
         *,
         network: NetworkMode = NetworkMode.HOST,
+        past: Past | None = None,
         load_rules: Callable[[], tuple[Rule, ...]],
         forbidden: tuple[re.Pattern[str], ...],
         emit: Callable[[Event], None],
@@ -66,11 +74,20 @@ class Attempt:
     ) -> None:
         """Prepare an attempt.
 
-        `network` is ISOLATED or HOST. `since` is the start of the run on the monotonic clock of the
+        `network` is ISOLATED or HOST, and `past` what earlier runs tell of the example. `since` is the start of the run on the monotonic clock of the
         surroundings; `meanwhile` is called once the script runs, for what may then be done without
         keeping anybody waiting.
         """
         self._mode = network
+        self._past = past
+        self._own: OwnNetwork | None = None
+        networks = around.supervisor.networks
+        if network is NetworkMode.ISOLATED and networks.tier is not NetworkTier.HOST:
+            self._own = OwnNetwork(networks, write_file=around.workspaces.new_file)
+        self._network: Network | None = None  # that scripts are started in; None: the machine's
+        self._suspect = ""  # why it may pass on the network of the machine
+        self._refusals = Refusals(connections=0, no_route=0, datagrams=0)
+        self._listened: set[int] = set()
         self._meanwhile = meanwhile
         self._command = ""
         self.example = example
@@ -100,18 +117,25 @@ class Attempt:
         self._command = self._by_hand()
         self._around.workspaces.prepare(self.example.path)
         if not self.example.problems:
-            self._coming = self._around.databases.prepare(self.example)
+            self._coming = self._around.databases.prepare(
+                self.example,
+                network=self._own.network if self._own else None,
+                close_network=self._close_network,
+            )
 
     async def run(self) -> Result:
         """Make the attempt. Never raises for what a script can do."""
-        facts = await self._observe()
-        if facts.exit is not None and self._forbidden:
-            facts = replace(
-                facts, forbidden_output=logs.first_match(self._log_files, self._forbidden)
-            )
-        judgement = judge(facts)
-        await self._give_back(judgement.status)
-        return self._result(facts, judgement)
+        try:
+            facts = await self._observe()
+            if facts.exit is not None and self._forbidden:
+                facts = replace(
+                    facts, forbidden_output=logs.first_match(self._log_files, self._forbidden)
+                )
+            judgement = judge(facts)
+            await self._give_back(judgement.status)
+            return self._result(facts, judgement)
+        finally:
+            await self._close_network()
 
     # --- preflight -----------------------------------------------------------------------------
 
@@ -122,22 +146,40 @@ class Attempt:
         )
         if self.example.problems:
             return replace(base, problems=self.example.problems)
-        claim = await self._ports.claim()
-        self._hints.extend(claim.advice)
-        if self._around.stop.asked.done():
-            return replace(base, interrupted=True)
-        if claim.skipped or claim.blocked:
-            return replace(base, skipped=claim.skipped, blocked=claim.blocked)
-        unavailable = await self._take_databases()
+        return await self._prepared(base) or await self._observe_parts(base)
+
+    async def _prepared(self, base: Facts) -> Facts | None:
+        """Get all that it needs; gives the facts where that cannot be had, or the run is stopped."""
+        if self._mode is NetworkMode.HOST:
+            claim = await self._ports.claim()
+            self._hints.extend(claim.advice)
+            if self._around.stop.asked.done():
+                return replace(base, interrupted=True)
+            if claim.skipped or claim.blocked:
+                return replace(base, skipped=claim.skipped, blocked=claim.blocked)
+        unavailable = (
+            await self._open_network() or await self._take_databases() or await self._lead_out()
+        )
         if self._around.stop.asked.done():
             return replace(base, interrupted=True)
         if unavailable is not None:
             return replace(base, blocked=unavailable)
-        facts = await self._run_with_companions(base)
+        return None
+
+    async def _observe_parts(self, base: Facts) -> Facts:
+        try:
+            facts = await self._run_with_companions(base)
+        except NetworkError as error:
+            return replace(base, blocked=self._without_network(str(error)))
         facts = replace(facts, companions_died=tuple(self._companions_died))
-        # Once the companions have ended too: what they hold is no leak while they run.
-        listening = self._ports.left_behind(facts.leaks)
-        return replace(facts, leaks=(*facts.leaks, *listening, *await self._left_databases()))
+        leaks: tuple[Leak, ...] = facts.leaks
+        if self._own is None:
+            # Once the companions have ended too: what they hold is no leak while they run.
+            leaks += tuple(self._ports.left_behind(leaks))
+        else:
+            self._refusals = await self._own.refusals()
+            self._notes += (f"reach {trouble}" for trouble in self._own.troubles)
+        return replace(facts, leaks=(*leaks, *await self._left_databases()))
 
     async def _run_with_companions(self, base: Facts) -> Facts:
         async with contextlib.AsyncExitStack() as companions:
@@ -150,6 +192,93 @@ class Attempt:
                     return replace(base, blocked=blocked)
             return await self._run_script(base)
 
+    # --- a network of its own --------------------------------------------------------------------
+
+    async def _open_network(self) -> Blocked | None:
+        """Open the network that the example is to have, if that is not the machine's."""
+        if self._mode is NetworkMode.HOST:
+            return None
+        if self._own is None:
+            notes = self._around.supervisor.networks.notes
+            return self._without_network("; ".join(notes) or "there is none on this system")
+        try:
+            self._network = await self._own.network()
+        except NoNetwork as error:
+            return self._without_network(str(error))
+        return None
+
+    async def _lead_out(self) -> Blocked | None:
+        """Lead the network to what the example may reach of the machine's services."""
+        if self._own is None:
+            return None
+        settings = self._settings
+        services = {each: each for each in _reach_of(self.example)}
+        for at, server in (self._grant.services if self._grant else {}).items():
+            # What it declares to be its own is not taken from it; the variables lead to the server.
+            if at == server or at.port not in settings.ports:
+                services.setdefault(at, server)
+        try:
+            await self._own.lead(services)
+        except NoNetwork as error:
+            return self._without_network(str(error))
+        return None
+
+    def _without_network(self, why: str) -> Blocked:
+        """Tell that the example cannot have a network of its own; it may be run on the machine's."""
+        reason = f"it cannot have a network of its own: {why}"
+        if self._settings.network is NetworkMode.AUTO:
+            self._suspect = reason
+            warning = f"an example that would run in a network of its own cannot: {why}"
+            if warning not in self._around.told:
+                self._around.told.add(warning)
+                self._warn(warning)
+        else:
+            self._hints.append(
+                'Make that possible, or let it run on the network of the machine: network = "auto" '
+                'or "host" in its metadata, or --network host.'
+            )
+        return Blocked(cause=NETWORK, reason=reason)
+
+    def _name_holders(self, port: str | None) -> list[str]:
+        """Say who holds the port that the output complained about."""
+        if self._own is None:
+            return self._ports.name_owners(port)
+        if self._grant is not None and port == self._given.get("PGPORT"):
+            given = (
+                f"In its network PostgreSQL is given to it at port {port}: to have that itself, "
+            )
+            return [f"{given}it declares ports = [{port}]."]
+        reached = [str(each) for each in self._own.reached if str(each.port) == port]
+        taken = "is a service that it reaches: serve on another port, or take it out of `reach`."
+        return [f"In its network {each} {taken}" for each in reached[:1]]
+
+    async def _close_network(self) -> None:
+        if self._own is not None:
+            await self._own.close()
+
+    def _signs(self, status: Status, diagnosis: Diagnosis) -> Signs:
+        """Gather what may tell that the isolation is to blame."""
+        parts = (self.example, *self.example.companions)
+        own = {
+            *needed_ports(self.example),
+            *self._listened,
+            *(self._past.ports if self._past else ()),
+        }
+        reached = self._own.reached if self._own else frozenset()
+        return Signs(
+            status=status,
+            cause=diagnosis.cause,
+            details=diagnosis.details,
+            refused=self._refusals.connections,
+            no_route=self._refusals.no_route,
+            datagrams=self._refusals.datagrams,
+            local_resolver=bool(self._refusals.datagrams) and has_local_resolver(),
+            own_ports=frozenset(own),
+            source_ports=tuple(dict.fromkeys(port for each in parts for port in each.ports)),
+            host_ports=frozenset(each.port for each in ports.listening()),
+            reached=frozenset(each.port for each in reached),
+        )
+
     # --- databases -----------------------------------------------------------------------------
 
     async def _take_databases(self) -> Blocked | None:
@@ -157,7 +286,11 @@ class Attempt:
         if not self._around.databases.serves(self.example):
             return None
         taking = asyncio.ensure_future(
-            self._around.databases.give(self.example, coming=self._coming)
+            self._around.databases.give(
+                self.example,
+                network=self._own.network if self._own else None,
+                coming=self._coming,
+            )
         )
         try:
             await asyncio.wait([taking], timeout=_SHORT)
@@ -209,31 +342,38 @@ class Attempt:
                 f'Add `serve = "http://127.0.0.1:PORT/"` to the metadata of {companion.path}.'
             )
             return Blocked(
-                cause="companion-not-ready",
+                cause=_NOT_READY,
                 reason=f"companion {companion.path} declares neither `serve` nor `ports`, "
                 "so nothing can tell when it is ready",
             )
         suffix = f".for-{text.one_line(Path(self.example.path).name)}.log"
         try:
             script = await stack.enter_async_context(
-                started(companion, self._around, given=self._given, suffix=suffix)
+                started(
+                    companion,
+                    self._around,
+                    given=self._given,
+                    network=self._network,
+                    suffix=suffix,
+                )
             )
+        except NetworkError:
+            raise
         except (StartError, SupervisionLost, OSError) as error:
             return Blocked(
-                cause="companion-not-ready",
+                cause=_NOT_READY,
                 reason=f"companion {companion.path} could not be started: {start_failure(error)}",
             )
         stack.push_async_callback(self._end_companion, companion, script, local_port(probe))
         ready = await self._wait_ready(script, probe, companion.settings.timeout)
         if isinstance(ready, Ready):
             self._companions[companion.file] = companion_url(probe, companion.ports)
+            self._saw_listening(probe)
             return None
         self._log_files = list(script.log_files)
         # As it is now: what it writes when it is stopped would bury the reason.
         self._output = logs.tail(self._log_files)
-        return Blocked(
-            cause="companion-not-ready", reason=f"companion {companion.path}: {ready or 'stopped'}"
-        )
+        return Blocked(cause=_NOT_READY, reason=f"companion {companion.path}: {ready or 'stopped'}")
 
     def _about_companions(self) -> dict[str, str]:
         return {COMPANIONS: encode_companions(self._companions)} if self._companions else {}
@@ -256,6 +396,11 @@ class Attempt:
             self._notes.append(f"companion {companion.path} did not stop in {grace:g}s: killed")
         script.close_logs()
 
+    def _saw_listening(self, probe: Probe) -> None:
+        port = local_port(probe)
+        if port is not None:
+            self._listened.add(port)
+
     async def _wait_ready(
         self, script: Script, probe: Probe, patience: float
     ) -> Ready | NotReady | None:
@@ -268,7 +413,11 @@ class Attempt:
                 log=script.log_files[0],
                 ended=script.child.exited,
                 clock=self._around.clock,
-                stranger=None if port is None else partial(stranger, [port], script.child),
+                # Nobody else is in a network of its own.
+                stranger=None
+                if port is None or self._own
+                else partial(stranger, [port], script.child),
+                connect=self._own.connect if self._own else None,
             )
         )
         try:
@@ -288,6 +437,7 @@ class Attempt:
                 self.example,
                 self._around,
                 given={**self._given, **self._about_companions()},
+                network=self._network,
                 on_records=self._narrate,
                 meanwhile=self._meanwhile,
             ) as script:
@@ -304,6 +454,8 @@ class Attempt:
                 self._dropped = script.dropped
                 if script.log_trouble:
                     self._warn(f"The log could not be kept whole: {script.log_trouble}")
+        except NetworkError:
+            raise
         except (StartError, SupervisionLost, OSError) as error:
             if not self._starts:
                 return replace(base, start_error=start_failure(error))
@@ -381,6 +533,7 @@ class Attempt:
         finally:
             asking.cancel()
         if isinstance(answer, Ready):
+            self._saw_listening(probe)
             self._notes.append(f"ready after {text.duration(answer.seconds)}: {answer.answer}")
             return Serving.READY, ""
         return Serving.NOT_READY, answer.missing if isinstance(answer, NotReady) else ""
@@ -416,6 +569,7 @@ class Attempt:
     async def _inspect(self, script: Script, facts: Facts) -> Facts:
         """Name and end what the script left behind."""
         self._ports.seen(script.listening)
+        self._listened |= script.listened
         exited = script.exited
         if exited is None or not exited.left or facts.killed or facts.timed_out:
             return facts
@@ -451,7 +605,10 @@ class Attempt:
         output, cut = ("", False) if plain else self._output or logs.tail(self._log_files)
         ended = facts.exit
         signal_seen = signal_name(ended.signal) if ended and ended.signal is not None else None
-        if status in (Status.FAILED, Status.TIMEOUT) and not facts.problems:
+        failed = status in (Status.FAILED, Status.TIMEOUT) and not facts.problems
+        # A companion may be hindered by the isolation as the script may.
+        hindered = failed or (status is Status.BLOCKED and cause == _NOT_READY)
+        if failed or (hindered and self._own is not None):
             diagnosis = diagnose(
                 self._load_rules(),
                 HintFacts(
@@ -461,12 +618,16 @@ class Attempt:
                     signal=signal_seen,
                     path=self.example.path,
                     python=self._around.run.python,
+                    network=self._mode,
                 ),
             )
-            cause = diagnosis.cause or cause
-            self._hints.extend(diagnosis.hints)
-            if diagnosis.cause == PORT_IN_USE:
-                self._hints.extend(self._ports.name_owners(diagnosis.details.get("port")))
+            if self._own is not None:
+                self._suspect = suspicion(self._signs(status, diagnosis))
+            if failed:
+                cause = diagnosis.cause or cause
+                self._hints.extend(diagnosis.hints)
+                if diagnosis.cause == PORT_IN_USE:
+                    self._hints.extend(self._name_holders(diagnosis.details.get("port")))
         if status is Status.LEAKED:
             self._hints.extend(leak_advice(facts.leaks))
         if cause == "time-limit" and facts.step is not None:
@@ -499,6 +660,8 @@ class Attempt:
             metrics=story.metrics,
             summary=story.summary,
             network=self._mode if self._starts else None,
+            listened=tuple(sorted(self._listened)),
+            isolation_suspect=self._suspect,
         )
 
     def _by_hand(self) -> str:
@@ -576,6 +739,14 @@ def _from(cwd: Path, word: str, root: Path) -> str:
         return word
     relative = os.path.relpath(path, cwd)
     return f"./{relative}" if relative.startswith("-") else relative
+
+
+def _reach_of(example: Example) -> dict[Endpoint, None]:
+    """List the services of the machine that an example and its companions reach, each once."""
+    found = dict.fromkeys(example.settings.reach)
+    for companion in example.companions:
+        found |= _reach_of(companion)
+    return found
 
 
 def _kept(leak: Leak) -> Leak:

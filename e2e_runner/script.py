@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from e2e_runner import ports
@@ -17,13 +17,14 @@ from e2e_runner.records import VARIABLE, Record
 from e2e_runner.stop import Stop
 from e2e_runner.supervise.child import Child, Command, Exited, StartError, SupervisionLost
 from e2e_runner.supervise.client import Supervisor
+from e2e_runner.supervise.networks import Network
 from e2e_runner.workspace import LOG_SUFFIX, Workspace, Workspaces
 
 _MOST_READS = 16  # of a megabyte each between two looks; a faster flood loses its middle
 _TICK = 0.1  # seconds between looks at a log that may outgrow its limit
 _FIRST_TICK = 0.02  # most scripts that flood do so at once
 _SHELLS = {"ash", "bash", "dash", "ksh", "sh", "zsh"}
-_FIRST_LOOK = 0.5  # seconds until the listening ports are looked at; then at doubling intervals
+_FIRST_LOOK = 0.1  # seconds until the listening ports are looked at; then at doubling intervals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class Surroundings:
     null: int  # descriptor of /dev/null
     stop: Stop
     clock: Callable[[], float]  # monotonic seconds
+    told: set[str] = field(default_factory=set)  # warnings that are given once
 
 
 def child_environment(
@@ -86,7 +88,8 @@ class Script:
         self.child = child
         self.log_files = [log.file for log in workspace.logs]
         self.records = workspace.records
-        self.listening: dict[int, float] = {}  # port -> when it was first seen
+        self.listening: dict[int, float] = {}  # port -> since when, as of the last look
+        self.listened: set[int] = set()  # ports seen at any look
         self.log_trouble = ""
         self._around = around
         self._logs = workspace.logs
@@ -167,6 +170,7 @@ class Script:
         seen = ports.listening_ports_of(pids)
         listening = {port for found in seen.values() for port in found}
         self.listening = {port: self.listening.get(port, now) for port in sorted(listening)}
+        self.listened |= listening
         if pids and pids[1:] == [pid for pid in pids[1:] if pid in seen] and _is_shell(pids[0]):
             return listening
         return set(seen.get(pids[0], ())) if pids else set()
@@ -236,15 +240,16 @@ async def started(
     around: Surroundings,
     *,
     given: Mapping[str, str],
+    network: Network | None = None,
     suffix: str = LOG_SUFFIX,
     on_records: Callable[[Sequence[Record]], None] = lambda _: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Script]:
     """Start a script, and see to it that nothing of it is left after the block but its logs.
 
-    `given` are the variables that tell it of its databases; `suffix` completes the name of its log (see
-    `Workspaces.take`); `on_records` is told what it tells of itself; `meanwhile` is called as soon as it
-    is on its way. Raises StartError, SupervisionLost, and OSError when a log or the temporary folder
+    `given` are the variables that tell it of its databases; `network` is the one that it is started in,
+    the machine's where it is None; `suffix` completes the name of its log (see `Workspaces.take`);
+    `on_records` is told what it tells of itself; `meanwhile` is called as soon as it is on its way. Raises StartError, SupervisionLost, and OSError when a log or the temporary folder
     cannot be made.
     """
     settings = example.settings
@@ -265,6 +270,7 @@ async def started(
                 stdin=stdin,
                 stdout=workspace.logs[0].fd,
                 stderr=workspace.logs[-1].fd,
+                network=network,
             ),
             meanwhile,
         )

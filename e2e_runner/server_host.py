@@ -107,7 +107,7 @@ class ServerHost:
             stdin=self._null,
             stdout=output,
             stderr=output,
-            **({} if network is None else {"network": network}),
+            network=network,
         )
         try:
             child, _ = await self._supervisor.start(command)

@@ -46,7 +46,8 @@ ORCHESTRATION = {
         "lanes",
         "preflight",
     ),
-    *("programs", "script", "serve_postgres", "server_host", "stop", "sweep", "telling"),
+    *("programs", "reaching", "script", "serve_postgres", "server_host", "stop", "sweep"),
+    "telling",
 }
 PRESENTATION = {"report"}
 DECIDED = {"state", "sweep_plan", "trends", "verdict"}  # what it shows
