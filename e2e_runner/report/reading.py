@@ -11,6 +11,7 @@ from e2e_runner.model import NetworkMode, ResultRecord, RunRecord, Status
 from e2e_runner.report.shape import SCHEMA
 
 _FAMILY = SCHEMA.partition("/")[0]
+_EVENTS = "is a `jsonl` report; a `json` report is needed"
 _LONGEST_SHOWN = 40  # characters of a wrong value
 
 
@@ -51,7 +52,7 @@ def _parse(data: bytes) -> Any:
         raise NotAReport("is no UTF-8 text") from None
     except json.JSONDecodeError as error:
         if _is_event_stream(data):
-            raise NotAReport("is a `jsonl` report; a `json` report is needed") from None
+            raise NotAReport(_EVENTS) from None
         where = f"line {error.lineno}, column {error.colno}"
         raise NotAReport(f"is no JSON, or was cut off: {error.msg} at {where}") from None
     except RecursionError:
@@ -69,11 +70,11 @@ def _is_event_stream(data: bytes) -> bool:
 
 
 def _check_schema(document: Mapping[str, Any]) -> None:
+    if "event" in document:
+        raise NotAReport(_EVENTS)
     schema = document.get("schema")
     if schema == SCHEMA:
         return
-    if "event" in document:
-        raise NotAReport("is a `jsonl` report; a `json` report is needed")
     if schema is None:
         raise NotAReport(f'is JSON, but no report: it lacks "schema": "{SCHEMA}"')
     if isinstance(schema, str) and schema.startswith(f"{_FAMILY}/"):
