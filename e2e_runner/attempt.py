@@ -223,6 +223,13 @@ class Attempt:
             return self._without_network(str(error))
         return None
 
+    def _given_ports(self) -> set[int]:
+        """List the ports of its network on which others listen for it."""
+        given = {each.port for each in self._own.reached} if self._own else set()
+        if self._own is not None and "PGPORT" in self._given:
+            given.add(int(self._given["PGPORT"]))
+        return given
+
     def _without_network(self, why: str) -> Blocked:
         """Tell that the example cannot have a network of its own; it may be run on the machine's."""
         reason = f"it cannot have a network of its own: {why}"
@@ -569,7 +576,7 @@ class Attempt:
     async def _inspect(self, script: Script, facts: Facts) -> Facts:
         """Name and end what the script left behind."""
         self._ports.seen(script.listening)
-        self._listened |= script.listened
+        self._listened |= script.listened - self._given_ports()
         exited = script.exited
         if exited is None or not exited.left or facts.killed or facts.timed_out:
             return facts

@@ -15,6 +15,7 @@ of a network::
     ("make",)                   ("made",) with the descriptor of the network
     ("socket", family)          ("socket",) with a TCP socket that is not yet connected
     ("listen", address, port)   ("socket",) with a socket that listens there
+    ("diagnosis",)              ("socket",) with one of NETLINK_SOCK_DIAG
     ("refusals",)               ("refusals", connections, no_route, datagrams)
 
 or ("failed", errno, what). The end of the stream from the runner means: go.
@@ -47,6 +48,7 @@ _FORBIDDING = {
 }
 _LIMITS = ("user.max_user_namespaces", "user.max_net_namespaces")
 
+_SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
 _RTM_NEWADDR = 20
@@ -215,6 +217,11 @@ class _Maker:
                     listening = _listen(address, port)
                 with listening:
                     send(self._control, ("socket",), (listening.fileno(),))
+            case ("diagnosis",):
+                with self._inside():
+                    made = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _SOCK_DIAG)
+                with made:
+                    send(self._control, ("socket",), (made.fileno(),))
             case ("refusals",):
                 with self._inside():
                     counted = _refusals()

@@ -157,6 +157,13 @@ class Network:
         answer = await self._maker.ask(("listen", wanted, port), (self.fileno(),))
         return _socket(answer)
 
+    async def diagnosis(self) -> socket.socket:
+        """Give a socket by which anybody may ask who listens in the network (NETLINK_SOCK_DIAG).
+
+        Raises OSError, SupervisionLost.
+        """
+        return _socket(await self._maker.ask(("diagnosis",), (self.fileno(),)))
+
     async def refusals(self) -> Refusals:
         """Read what the network has refused so far. Raises OSError, SupervisionLost."""
         answer = await self._maker.ask(("refusals",), (self.fileno(),))
