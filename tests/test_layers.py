@@ -30,6 +30,7 @@ ADAPTERS = (
     {"postgres"},
     {"probes", "http_inside"},
     {"relay"},
+    {"machine"},
     {"history", "history_file", "recorder"},
     {"logs", "record_file", "rundir", "workspace"},
 )
@@ -68,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(DECISIONS, VOCABULARY | DECISIONS),
     **{part: set() for part in SHARED},
     **{part: VOCABULARY | SHARED | adapter for adapter in ADAPTERS for part in adapter},
-    "history": VOCABULARY | {"history_file", "past"},
+    "history": VOCABULARY | {"history_file", "past", "verdict"},
     "postgres": VOCABULARY | SHARED | {"addresses", "dbnames", "postgres", "sweep_plan"},
     **dict.fromkeys(ORCHESTRATION, INSIDE | SHARED),
     **dict.fromkeys(PRESENTATION, VOCABULARY | PRESENTATION | DECIDED),
@@ -83,7 +84,7 @@ LIBRARIES = {
     "click": COMMAND_LINE,
     "httpcore": {"http_inside"},
     "httpx": {"probes", "http_inside"},
-    "psutil": {"ports", "supervise"},
+    "psutil": {"machine", "ports", "supervise"},
     "rich": PRESENTATION,
 }
 OUTSIDE = {
