@@ -8,9 +8,12 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from e2e_runner.cli import probing
 from e2e_runner.cli.list_ import list_command
+from e2e_runner.cli.listing import Tiers
 from e2e_runner.cli.options import run_options
-from e2e_runner.errors import ConfigError, UsageError
+from e2e_runner.errors import ConfigError, SetupError, UsageError
+from e2e_runner.model import Containment, NetworkTier
 from e2e_runner.settings import SETTINGS, Scope
 
 METADATA = """\
@@ -95,6 +98,32 @@ def test_verbose_shows_every_setting_with_its_origin(project: Path) -> None:
         assert line in result.stdout.splitlines()
 
 
+def test_verbose_probes_the_machine_and_writes_nothing_into_the_project(project: Path) -> None:
+    before = sorted(project.rglob("*"))
+    result = _list("-v", "examples/example_orders.py")
+    lines = result.stdout.splitlines()
+    assert lines[0] == "On this machine:"
+    assert lines[1].strip() in {f"processes: {tier}" for tier in Containment}
+    assert any(line.strip() in {f"network: {tier}" for tier in NetworkTier} for line in lines)
+    (where,) = [line.strip() for line in lines if line.startswith("      runs on ")]
+    assert where.startswith(("runs on a network of its own: ", "runs on the host network: "))
+    assert sorted(project.rglob("*")) == before
+
+
+def test_a_tier_that_cannot_be_had_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe(wanted: Containment | None) -> Tiers:
+        raise SetupError(f"{wanted} is not to be had.", facts=("it is not",))
+
+    monkeypatch.setattr(probing, "probe", probe)
+    monkeypatch.setenv("E2E_RUN_CONTAINMENT", "cgroup")
+    result = _list("-v")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "warning: a run cannot be set up here: cgroup is not to be had.\n  it is not\n"
+    )
+    assert result.stdout.startswith("Settings of the run:\n")
+
+
 def test_who_wants_postgres_and_why_without_a_password(project: Path) -> None:
     (project / "examples" / "example_orders.py").write_text("import asyncpg\nprint(asyncpg)\n")
     (project / "e2e-run.toml").write_text(
@@ -137,6 +166,15 @@ def test_json(project: Path) -> None:
         "tags": ["slow"],
         "ports": [8000],
         "found_ports": [8001],
+        "learned_ports": [],
+        "last_duration": None,
+        "failed_last_time": False,
+        "network": "auto",
+        "network_learned": None,
+        "reach": [],
+        "exclusive": False,
+        "locks": [],
+        "retries": 0,
         "serve": None,
         "needs": [],
         "expect_exit": 0,
@@ -154,6 +192,7 @@ def test_json(project: Path) -> None:
         "root": str(project),
         "config": None,
         "python": sys.executable,
+        "shard": None,
         "examples": [orders],
         "not_examples": [
             {"path": "examples/demo_data.py", "reason": "imported by example_ws_ticker.py"}

@@ -533,12 +533,18 @@ def test_lesser_containment_is_said_with_its_reason() -> None:
         (NetworkTier.HOST, (), ""),  # nobody asked for another one
         (
             NetworkTier.HOST,
-            ("namespace: unshare: Operation not permitted",),
-            " · network: host (namespace: Operation not permitted)",
+            (
+                "network namespace: unshare: Operation not permitted",
+                "user namespace: unshare: refused (kernel.apparmor_restrict_unprivileged_userns=1)",
+            ),
+            (
+                " · network: host (namespace: Operation not permitted; "
+                "user namespace: kernel.apparmor_restrict_unprivileged_userns=1)"
+            ),
         ),
         (
             NetworkTier.USER_NAMESPACE,
-            ("namespace: unshare: Operation not permitted",),
+            ("network namespace: unshare: Operation not permitted",),
             " · network: user-namespace (namespace: Operation not permitted)",
         ),
         (NetworkTier.NAMESPACE, ("of no interest",), " · network: namespace"),

@@ -4,10 +4,14 @@
 
     {"schema": "e2e-run-list/1",
      "root": "/project", "config": "/project/pyproject.toml" or null, "python": "/usr/bin/python3",
+     "shard": "shard 1/2: ..." or null,
      "examples": [{
        "path": "examples/a.py", "file": "/project/examples/a.py",
        "command": ["/usr/bin/python3", "/project/examples/a.py"], "cwd": "/project/examples",
        "timeout": 60.0, "grace": 5.0, "tags": ["websocket"], "ports": [8000], "found_ports": [],
+       "learned_ports": [8765], "last_duration": 1.93 or null, "failed_last_time": false,
+       "network": "auto", "network_learned": "host" or null, "reach": ["localhost:6379"],
+       "exclusive": false, "locks": ["gpu"], "retries": 0,
        "serve": "tcp://127.0.0.1:8000" or null, "needs": ["examples/server.py"], "expect_exit": 0,
        "postgres": "imports asyncpg" or null, "databases": ["orm"],
        "problems": ["examples/a.py:4: timout: unknown key; ..."]}],
@@ -15,11 +19,15 @@
      "not_examples": [{"path": "examples/demo_data.py", "reason": "imported by a.py"}],
      "warnings": ["..."]}
 
-Examples are in the order in which they would run. ``ports`` are declared, ``found_ports`` are
-literals of the source. ``postgres`` says why the example wants PostgreSQL, ``databases`` which
+Examples are in the order of their paths. ``ports`` are declared, ``found_ports`` are literals of the
+source, ``learned_ports`` others that it was seen to listen on. ``last_duration`` is what it takes as a
+rule; null where no run is known. ``network`` is what was asked for (auto, isolated or host), and
+``network_learned`` is "host" where earlier runs showed that it needs that. ``postgres`` says why the example wants PostgreSQL, ``databases`` which
 named ones it then gets. Seconds are floats. With ``-v`` the document and each
 example also have ``"settings": {"timeout": {"value": 60.0, "source": "default", "where": ""}, ...}``,
-where the source is flag, environment, metadata, override, config or default.
+where the source is flag, environment, metadata, override, config or default, and the document has
+``"isolation": {"network": "namespace", "processes": "cgroup", "notes": [], "network_notes": []}``: the
+tiers that this machine gives, and notes why no better ones.
 
 The exit code is 0, or 4 when nothing would run; a shard may be empty.
 """
@@ -49,16 +57,29 @@ def list_command(
     planned = make_planned(resolved, mend=False)
     plan = planned.plan
     verbose = bool(resolved.run.verbose)
+    tiers = None
+    if verbose:
+        from e2e_runner.cli.probing import probe
+        from e2e_runner.errors import SetupError
+
+        try:
+            tiers = probe(resolved.run.containment)
+        except SetupError as error:
+            click.echo(f"warning: a run cannot be set up here: {error}", err=True)
     if as_json:
         import json
 
-        click.echo(json.dumps(document(plan, resolved.run, verbose=verbose), indent=2))
+        made = document(plan, resolved.run, past=planned.past, verbose=verbose, tiers=tiers)
+        click.echo(json.dumps(made, indent=2))
     else:
         from e2e_runner.text import one_line
 
         for warning in plan.warnings:
             click.echo(f"warning: {one_line(warning)}", err=True)
-        click.echo(render(plan, resolved.run, verbose=verbose, width=_width()))
+        shown = render(
+            plan, resolved.run, past=planned.past, verbose=verbose, width=_width(), tiers=tiers
+        )
+        click.echo(shown)
     if not plan.examples and not plan.shard:
         context.exit(_NOTHING_SELECTED)
 

@@ -1,50 +1,75 @@
 """What ``e2e-run list`` shows of a plan: text for people, and a document for programs. Pure."""
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from e2e_runner.addresses import to_url
 from e2e_runner.discovery.postgres import wants_postgres
+from e2e_runner.isolation import mode_for
 from e2e_runner.model import (
+    Containment,
     DatabaseDefinition,
+    Endpoint,
     Example,
     HttpProbe,
     LogProbe,
+    NetworkMode,
+    NetworkTier,
     Origin,
+    Past,
     Plan,
     Probe,
     ReportTarget,
     RunSettings,
     ServerAddress,
+    Shard,
     TcpProbe,
 )
 from e2e_runner.settings import EXAMPLE_SETTINGS, RUN_SETTINGS, Setting
-from e2e_runner.text import cell_width, limit, one_line, plural, size
+from e2e_runner.text import cell_width, duration, limit, one_line, plural, size
 
 SCHEMA = "e2e-run-list/1"
 _WIDEST_PATH = 44  # columns; a longer path has its details on the next line
+_FIRST_BY_CHANCE = 32768  # Linux chooses from here upwards for who asks for any port
+_UNKNOWN = Past()
 _NOT_LISTED = frozenset({"config", "skip-websocket"})  # they steer how others are resolved
 
 
-def render(plan: Plan, run: RunSettings, *, verbose: bool, width: int) -> str:
-    """Lay the plan out in `width` columns. Paths are never cut; control characters are escaped."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """How this machine holds processes together, and gives networks; and why not in a better way."""
+
+    processes: Containment
+    process_notes: tuple[str, ...] = ()
+    network: NetworkTier
+    network_notes: tuple[str, ...] = ()
+
+
+def render(
+    plan: Plan,
+    run: RunSettings,
+    *,
+    past: Mapping[str, Past],
+    verbose: bool,
+    width: int,
+    tiers: Tiers | None = None,
+) -> str:
+    """Lay the plan out in `width` columns. Paths are never cut; control characters are escaped.
+
+    `past` is what earlier runs tell, by path; `tiers`, where known, are shown with what is verbose.
+    """
     parts = []
+    if verbose and tiers is not None:
+        parts.append("\n".join(["On this machine:", *_tiers(tiers, width)]))
     if verbose:
         parts.append("\n".join(["Settings of the run:", *_settings(RUN_SETTINGS, run, width)]))
+    if plan.shard:
+        parts.append("\n".join(_wrap(plan.shard, 0, width)))
     if plan.examples:
-        lines = [f"Would run {plural(len(plan.examples), 'example')}:"]
-        names = _column(example.path for example in plan.examples)
-        for example in plan.examples:
-            lines += _row(example.path, _details(example), names, width)
-            for problem in example.problems:
-                lines += _wrap(f"bad metadata: {problem.message}", 6, width)
-            if verbose:
-                if reason := wants_postgres(example):
-                    lines += _wrap(f"wants PostgreSQL: {reason}", 6, width)
-                lines += _settings(EXAMPLE_SETTINGS, example.settings, width)
-        parts.append("\n".join(lines))
+        parts.append("\n".join(_would_run(plan, past, tiers, verbose=verbose, width=width)))
     not_run = [(each.example.path, each.reason) for each in plan.deselected]
     not_examples = [(each.path, each.reason) for each in plan.not_examples]
     for title, rows in (("Would not run:", not_run), ("Not examples:", not_examples)):
@@ -61,46 +86,143 @@ def render(plan: Plan, run: RunSettings, *, verbose: bool, width: int) -> str:
     return "\n\n".join(parts)
 
 
-def document(plan: Plan, run: RunSettings, *, verbose: bool) -> dict[str, Any]:
+def _would_run(
+    plan: Plan, past: Mapping[str, Past], tiers: Tiers | None, *, verbose: bool, width: int
+) -> Iterator[str]:
+    yield f"Would run {plural(len(plan.examples), 'example')}:"
+    names = _column(example.path for example in plan.examples)
+    for example in plan.examples:
+        known = past.get(example.path, _UNKNOWN)
+        yield from _row(example.path, _details(example, known), names, width)
+        for problem in example.problems:
+            yield from _wrap(f"bad metadata: {problem.message}", 6, width)
+        if verbose:
+            yield from _reasons(example, known, tiers, width)
+            yield from _settings(EXAMPLE_SETTINGS, example.settings, width)
+
+
+def document(
+    plan: Plan,
+    run: RunSettings,
+    *,
+    past: Mapping[str, Past],
+    verbose: bool,
+    tiers: Tiers | None = None,
+) -> dict[str, Any]:
     """Make the document of ``--json``; `e2e_runner.cli.list_` describes it."""
+
+    def example(each: Example) -> dict[str, Any]:
+        return _example(each, past.get(each.path, _UNKNOWN), verbose=verbose)
+
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "root": str(run.root),
         "config": str(run.config_file) if run.config_file else None,
         "python": run.python,
-        "examples": [_example(example, verbose=verbose) for example in plan.examples],
+        "shard": plan.shard or None,
+        "examples": [example(each) for each in plan.examples],
         "deselected": [
-            {**_example(each.example, verbose=verbose), "reason": each.reason}
-            for each in plan.deselected
+            {**example(each.example), "reason": each.reason} for each in plan.deselected
         ],
         "not_examples": [{"path": each.path, "reason": each.reason} for each in plan.not_examples],
         "warnings": list(plan.warnings),
     }
     if verbose:
         result["settings"] = _with_origins(RUN_SETTINGS, run)
+    if verbose and tiers is not None:
+        result["isolation"] = {
+            "network": tiers.network.value,
+            "processes": tiers.processes.value,
+            "notes": list(tiers.process_notes),
+            "network_notes": list(tiers.network_notes),
+        }
     return result
 
 
 # --- for people ----------------------------------------------------------------------------------
 
 
-def _details(example: Example) -> str:
+def _details(example: Example, past: Past) -> str:
     settings = example.settings
     parts = [limit(settings.timeout)]
+    if past.duration is not None:
+        parts.append(f"takes {duration(past.duration)}")
+    if past.failed:
+        parts.append("failed last time")
     if settings.ports:
         parts.append(f"needs port {', '.join(map(str, settings.ports))}")
     if example.found_ports:
         parts.append(f"uses port {', '.join(map(str, example.found_ports))}")
+    if learned := _learned_ports(example, past):
+        parts.append(f"opens port {', '.join(map(str, learned))}")
     if settings.serve is not None:
         parts.append("server")
     if wants_postgres(example):
         names = " ".join(each.name for each in settings.databases)
         parts.append(f"PostgreSQL: {names}" if names else "PostgreSQL")
+    parts += _apart(example, past)
     if settings.tags:
         parts.append(" ".join(settings.tags))
     if example.companions:
         parts.append("with " + ", ".join(each.path for each in example.companions))
     return "; ".join(parts)
+
+
+def _apart(example: Example, past: Past) -> Iterator[str]:
+    """Say what keeps the example from running beside just any other."""
+    settings = example.settings
+    if settings.network is NetworkMode.ISOLATED:
+        yield "network of its own"
+    elif mode_for(settings.network, NetworkTier.NAMESPACE, past) is NetworkMode.HOST:
+        yield "host network"
+    if settings.exclusive:
+        yield "exclusive"
+    if settings.locks:
+        yield f"locks {', '.join(settings.locks)}"
+
+
+def _learned_ports(example: Example, past: Past) -> list[int]:
+    """Give the ports that it was seen to listen on, but for those known otherwise or left to chance."""
+    known = {*example.settings.ports, *example.found_ports}
+    return [port for port in past.ports if port not in known and port < _FIRST_BY_CHANCE]
+
+
+def _reasons(example: Example, past: Past, tiers: Tiers | None, width: int) -> list[str]:
+    """Say where what was decided about an example comes from."""
+    lines = []
+    if reason := wants_postgres(example):
+        lines += _wrap(f"wants PostgreSQL: {reason}", 6, width)
+    if tiers is not None:
+        lines += _wrap(_network(example, past, tiers.network), 6, width)
+    return lines
+
+
+def _network(example: Example, past: Past, tier: NetworkTier) -> str:
+    """Say on which network an example runs, and why there."""
+    wanted = example.settings.network
+    mode = mode_for(wanted, tier, past)
+    place = "a network of its own" if mode is NetworkMode.ISOLATED else "the host network"
+    if mode is NetworkMode.ISOLATED and tier is NetworkTier.HOST:
+        return f"will be blocked: it wants {place}, and this machine gives none"
+    if wanted is not NetworkMode.AUTO:
+        why = f"network = {wanted}"
+    elif mode is NetworkMode.ISOLATED:
+        why = str(tier)
+    elif tier is NetworkTier.HOST:
+        why = "this machine gives no other"
+    else:
+        why = "learned: it failed in one of its own, and not on this one"
+    return f"runs on {place}: {why}"
+
+
+def _tiers(tiers: Tiers, width: int) -> Iterator[str]:
+    for name, tier, notes in (
+        ("processes", tiers.processes, tiers.process_notes),
+        ("network", tiers.network, tiers.network_notes),
+    ):
+        yield f"      {name}: {tier}"
+        for note in notes:
+            yield from _wrap(note, 8, width)
 
 
 def _column(paths: Iterable[str]) -> int:
@@ -183,7 +305,7 @@ def _joined(plain: Any) -> str:
 # --- for programs --------------------------------------------------------------------------------
 
 
-def _example(example: Example, *, verbose: bool) -> dict[str, Any]:
+def _example(example: Example, past: Past, *, verbose: bool) -> dict[str, Any]:
     settings = example.settings
     wish = wants_postgres(example)
     result = {
@@ -196,6 +318,15 @@ def _example(example: Example, *, verbose: bool) -> dict[str, Any]:
         "tags": list(settings.tags),
         "ports": list(settings.ports),
         "found_ports": list(example.found_ports),
+        "learned_ports": _learned_ports(example, past),
+        "last_duration": past.duration,
+        "failed_last_time": past.failed,
+        "network": settings.network.value,
+        "network_learned": None if past.network is None else past.network.value,
+        "reach": [str(endpoint) for endpoint in settings.reach],
+        "exclusive": settings.exclusive,
+        "locks": list(settings.locks),
+        "retries": settings.retries,
         "serve": _plain(settings.serve),
         "needs": [companion.path for companion in example.companions],
         "expect_exit": settings.expect_exit,
@@ -225,7 +356,7 @@ def _plain(value: Any) -> Any:
         return _probe(value)
     if isinstance(value, ServerAddress | DatabaseDefinition | ReportTarget):
         return _short(value)
-    return str(value) if isinstance(value, str | Path) else value
+    return str(value) if isinstance(value, str | Path | Endpoint | Shard) else value
 
 
 def _short(value: ServerAddress | DatabaseDefinition | ReportTarget) -> str:

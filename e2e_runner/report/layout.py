@@ -82,7 +82,9 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
         parts.append(f"processes: {run.processes.value}{_why_lesser(why)}")
     # Without a note nobody asked for networks, or nothing runs.
     if run.network is not NetworkTier.HOST or run.network_notes:
-        why = () if run.network is NetworkTier.NAMESPACE else run.network_notes
+        # The label says already that it is a network which is missing.
+        notes = (each.removeprefix("network ") for each in run.network_notes)
+        why = () if run.network is NetworkTier.NAMESPACE else tuple(notes)
         parts.append(f"network: {run.network.value}{_why_lesser(why)}")
     line: list[Span] = [(f"e2e-run {run.version}", Style.BOLD)]
     columns = len(line[0][0])
@@ -121,6 +123,8 @@ def short_note(words: str) -> str:
 
     >>> short_note("cgroup: /sys/fs/cgroup/x: Permission denied (not delegated to this user)")
     'cgroup: not delegated to this user'
+    >>> short_note("namespace: unshare: Operation not permitted (it needs CAP_SYS_ADMIN)")
+    'namespace: it needs CAP_SYS_ADMIN'
     >>> short_note("cgroup: /sys/fs/cgroup/x: Device or resource busy (/sys/fs/cgroup/x/cgroup.procs)")
     'cgroup: Device or resource busy'
     """
