@@ -38,25 +38,35 @@ def render(found: Comparison, *, now: float, width: int, strict: bool) -> list[L
         *_named("Only in the second", Style.PLAIN, found.added, width),
         *_named("Without a verdict now", Style.PLAIN, found.without_verdict, width),
     ]
-    return [*lines, *([[]] if rest else []), *rest, [], conclusion(found)]
+    return [*lines, *([[]] if rest else []), *rest, [], *conclusion(found, width=width)]
 
 
-def conclusion(found: Comparison) -> Line:
-    """Say on one line what changed."""
-    failing, fixed = len(found.newly_failing), len(found.fixed)
-    if failing:
-        parts: list[Span] = [(f"{failing:,} newly failing", Style.BAD)]
-    else:
-        parts = [("Nothing is newly failing", Style.OK)]
+def conclusion(found: Comparison, *, width: int) -> Iterator[Line]:
+    """Count what changed, on one line where `width` columns suffice."""
+    failing = len(found.newly_failing)
     others = [
-        (fixed, "fixed"),
+        (len(found.fixed), "fixed"),
         (len(found.still_failing), "still failing"),
         (len(found.newly_flaky), "newly flaky"),
         (len(found.newly_leaked), "newly leaked"),
         (len(found.slower), "slower"),
         (len(found.faster), "faster"),
     ]
-    return [*parts, *((f", {count:,} {words}", Style.PLAIN) for count, words in others if count)]
+    words, style = (
+        (f"{failing:,} newly failing", Style.BAD)
+        if failing
+        else ("Nothing is newly failing", Style.OK)
+    )
+    line: list[Span] = [(words, style)]
+    columns = len(words)
+    for part in (f"{count:,} {what}" for count, what in others if count):
+        if columns + len(part) + len(", ,") > width:
+            yield [*line, (",", Style.PLAIN)]
+            line, columns = [(f"{GAP}{part}", Style.PLAIN)], len(GAP) + len(part)
+        else:
+            line.append((f", {part}", Style.PLAIN))
+            columns += len(part) + len(", ")
+    yield line
 
 
 # --- two runs side by side -----------------------------------------------------------------------

@@ -60,7 +60,8 @@ def overview(shown: Overview, *, now: float, width: int, strict: bool) -> list[L
         [(f"{count}, {runs}, the last {ago(shown.latest, now)} ago", Style.DIM)],
         [],
     ]
-    lines += _table(shown.standings, width=width, strict=strict)
+    if shown.standings:
+        lines += _table(shown.standings, width=width, strict=strict)
     statuses = {each.status for standing in shown.standings for each in standing.verdicts}
     if statuses:
         lines += [[], _legend(statuses)]
