@@ -16,7 +16,7 @@ from e2e_runner.text import one_line
 Target = Endpoint | Path | Callable[[], Awaitable[socket.socket]]
 """A TCP service, the path of a Unix socket, or what gives a connected socket."""
 
-_CHUNK = 256 * 1024  # bytes that are passed on at a time, and the most that is kept of a flow
+_CHUNK = 64 * 1024  # bytes that are passed on at a time, and the most that is kept of a flow
 _ACCEPTED_AT_ONCE = 64  # connections, so that a flood does not hold up the rest of the loop
 _ACCEPT_PAUSE = 0.1  # seconds without a new connection when the system has no means for one
 _FULL_PAUSE = 0.01  # seconds until a Unix socket whose queue is full is asked again
