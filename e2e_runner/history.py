@@ -21,6 +21,7 @@ from e2e_runner.errors import UsageError
 from e2e_runner.history_file import NAME, Opened, open_to_read, telling
 from e2e_runner.model import NetworkMode, Past, ResultRecord, RunRecord, Status
 from e2e_runner.text import one_line, plural
+from e2e_runner.verdict import is_bad
 
 _LAST = re.compile(r"last(?:~([0-9]{1,6}))?")
 _MOST_NAMED = 5  # runs, in a message
@@ -133,7 +134,7 @@ class History:
         return {
             path
             for path, status in known.items()
-            if status is not None and past.is_outstanding(status, strict=strict)
+            if status is not None and is_bad(status, strict=strict)
         }
 
     def find_run(self, name: str) -> RunRecord:

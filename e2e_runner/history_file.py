@@ -156,6 +156,13 @@ def move_aside(state_dir: Path, identity: tuple[int, int] | None, now: float) ->
     return name
 
 
+def is_there(state_dir: Path, identity: tuple[int, int]) -> bool:
+    """Tell whether the history is still the file of this identity. Raises HistoryError."""
+    file = state_dir / NAME
+    with telling(file):
+        return _identify(file) == identity
+
+
 def moved_words(error: HistoryError, name: str) -> str:
     """Say that a damaged history was moved to `name`."""
     return f"{error.message.rstrip('.')}: it was moved to {name}, and a new one is begun"
@@ -308,7 +315,7 @@ def _damaged(file: Path, why: str) -> HistoryError:
     return HistoryError(
         f"The history {file} is damaged: {why}.",
         trouble=Trouble.DAMAGED,
-        remedy="nothing: the next run moves it aside and begins a new one",
+        remedy="run `e2e-run`, which moves it aside and begins a new one",
     )
 
 

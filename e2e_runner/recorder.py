@@ -17,6 +17,7 @@ from e2e_runner.history_file import (
     Opened,
     Trouble,
     flat,
+    is_there,
     move_aside,
     moved_words,
     open_to_write,
@@ -34,7 +35,7 @@ _LONGEST_REASON = 500  # characters
 
 _INSERT_RUN = (
     "INSERT INTO runs (id, started, jobs, network, processes, python, version, shard) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
 )
 _INSERT_RESULT = (
     "INSERT INTO results (run, path, status, cause, reason, duration, cpu, max_rss, attempts, "
@@ -235,6 +236,9 @@ class _Writer:
 
     def _write(self) -> None:
         count = len(self._rows)
+        if self._opened is not None and not is_there(self._state_dir, self._opened.identity):
+            self.close()  # another run found it damaged, or somebody removed it
+            self._written = 0
         if self._opened is None:
             self._opened = open_to_write(self._state_dir)
         connection = self._opened.connection
