@@ -12,6 +12,7 @@ from e2e_runner import text
 from e2e_runner.model import Example, NetworkMode, Result, Status
 
 _FAILED = frozenset({Status.FAILED, Status.TIMEOUT})
+_HINDERED = _FAILED | {Status.BLOCKED}
 _OK = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})
 _IN_THE_WAY = "port-in-use"  # the cause
 _HOPELESS = "bad-metadata"  # the cause of what fails in the same way for ever
@@ -106,7 +107,7 @@ class Turns:
         if (
             made.turn.network is NetworkMode.HOST
             or self._example.settings.network is not NetworkMode.AUTO
-            or result.status not in _FAILED
+            or result.status not in _HINDERED
             or not result.isolation_suspect
         ):
             return None
@@ -120,7 +121,7 @@ class Turns:
         if (
             made.turn.alone
             or made.turn.network is not NetworkMode.HOST
-            or result.status not in {*_FAILED, Status.BLOCKED}
+            or result.status not in _HINDERED
             or result.cause != _IN_THE_WAY
             or not made.beside
         ):

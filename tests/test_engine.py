@@ -44,7 +44,7 @@ def run(
         events.append(event)
         emit(event)
 
-    resolved = resolve(flags, [str(root)], {}, root)
+    resolved = resolve({"jobs": "1", "network": "host"} | flags, [str(root)], {}, root)
     plan = make_plan(resolved)
     given = {"PATH": os.environ["PATH"]} if environ is None else environ
     with contextlib.closing(Spawner()) as spawner:

@@ -169,6 +169,12 @@ def test_failure_on_the_host_network_as_well() -> None:
     )
 
 
+def test_what_isolation_blocks_is_run_on_the_host_network() -> None:
+    blocked = result(Status.BLOCKED, "no network", cause="network", isolation_suspect="no network")
+    end = Play(example(), network=NetworkMode.ISOLATED).come(blocked).come(PASSED).end
+    assert end.status is Status.PASSED
+
+
 def test_isolation_that_was_asked_for_is_kept() -> None:
     asked = example(network=NetworkMode.ISOLATED)
     assert Play(asked, network=NetworkMode.ISOLATED).come(SUSPECTED).end.status is Status.FAILED
