@@ -371,14 +371,32 @@ def test_a_server_that_the_source_goes_to_whatever_it_is_told(source: str, expec
     assert server_of_its_own(source.encode(), PLAIN_MARKS) == expected
 
 
-def test_a_server_of_its_own_is_warned_of(tmp_path: Path) -> None:
-    source = 'import asyncpg\nasyncpg.connect("postgresql://localhost/shop")\n'
+@pytest.mark.parametrize(
+    ("flags", "address", "metadata", "warned"),
+    [
+        ({"network": "host"}, "localhost", "", True),
+        ({"network": "host"}, "localhost", "postgres = false", False),
+        ({}, "localhost", "", False),  # in a network of its own the server is there
+        ({}, "127.0.0.1:5432", 'network = "isolated"', False),
+        ({}, "localhost", 'network = "host"', True),
+        ({}, "localhost", "ports = [5432]", True),
+        ({}, "localhost", 'reach = ["localhost:5432"]', True),
+        ({}, "localhost:5433", "", True),
+        ({}, "localhost:5433", "postgres = false", False),
+        ({"postgres": "embedded"}, "localhost", "", False),
+        ({"postgres": "postgresql://db.example/shop"}, "localhost", "", True),
+        ({"postgres": "off"}, "localhost", "", True),
+    ],
+)
+def test_a_server_of_its_own_is_warned_of_where_it_is_not_the_one_given(
+    tmp_path: Path, flags: dict[str, str], address: str, metadata: str, *, warned: bool
+) -> None:
     (tmp_path / "examples").mkdir()
-    (tmp_path / "examples" / "a.py").write_text(source)
-    head = "# /// script\n# [tool.e2e-run]\n# postgres = false\n# ///\n"
-    (tmp_path / "examples" / "b.py").write_text(head + source)
-    plan = make_plan(resolve({}, (), {}, tmp_path))
-    [warning] = plan.warnings
-    assert warning.startswith(
-        "examples/a.py: goes to a PostgreSQL server of its own, localhost:5432, and not to the one"
+    (tmp_path / "examples" / "a.py").write_text(
+        f"# /// script\n# [tool.e2e-run]\n# {metadata}\n# ///\n"
+        f'import asyncpg\nasyncpg.connect("postgresql://{address}/shop")\n'
     )
+    warnings = make_plan(resolve(flags, (), {}, tmp_path)).warnings
+    port = "" if ":" in address else ":5432"
+    said = f"examples/a.py: goes to a PostgreSQL server of its own, {address}{port}, and not to the one"
+    assert [each.startswith(said) for each in warnings] == ([True] if warned else [])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from e2e_runner.addresses import placeholders
 from e2e_runner.config import Resolved, locate_templates
-from e2e_runner.discovery.postgres import Marks
+from e2e_runner.discovery.postgres import Marks, misses_its_server
 from e2e_runner.discovery.scripts import (
     Modules,
     Script,
@@ -99,7 +99,7 @@ class Builder:
             origins={name: each.origin for name, each in given.items()},
         )
         target = ("-m", module) if module else (script.found.file,)
-        if script.facts.own_server and settings.postgres is not False:
+        if misses_its_server(script.facts.own_server, settings, self.resolved.run.postgres):
             self.warnings.append(
                 f"{path}: goes to a PostgreSQL server of its own, {script.facts.own_server}, and not "
                 "to the one that e2e-run gives it: read DATABASE_URL or PGHOST, PGPORT, or declare "

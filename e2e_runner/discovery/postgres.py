@@ -6,7 +6,14 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from e2e_runner.addresses import DATABASE_URL, DEFAULT_PORT, is_postgres_url
-from e2e_runner.model import Example, PostgresSettings, Source
+from e2e_runner.model import (
+    Example,
+    ExampleSettings,
+    NetworkMode,
+    PostgresMode,
+    PostgresSettings,
+    Source,
+)
 
 # Top-level modules that only a program of PostgreSQL imports.
 _DRIVERS = frozenset(
@@ -137,6 +144,25 @@ def server_of_its_own(data: bytes, marks: Marks) -> str:
         return ""
     host = found[1].decode()
     return host if found[2] else f"{host}:{DEFAULT_PORT}"
+
+
+def misses_its_server(own: str, settings: ExampleSettings, server: PostgresSettings) -> bool:
+    """Tell whether an example that goes to a server at `own` misses the one that it is given.
+
+    In a network of its own an embedded one is where everybody looks for it, unless the example takes that
+    port itself. Whether it gets such a network is known as far as the settings say so.
+    """
+    if not own or settings.postgres is False:
+        return False
+    is_there = (
+        settings.network is not NetworkMode.HOST
+        and server.mode in {PostgresMode.AUTO, PostgresMode.EMBEDDED}
+        and server.url is None
+        and own.endswith(f":{DEFAULT_PORT}")
+        and DEFAULT_PORT not in settings.ports
+        and DEFAULT_PORT not in {each.port for each in settings.reach}
+    )
+    return not is_there
 
 
 def _uses_kit(nodes: Iterable[ast.AST], modules: Collection[str]) -> bool:
