@@ -45,6 +45,7 @@ from e2e_runner.model import (
     ReportFormat,
     ReportTarget,
     Result,
+    RunInfo,
     RunSettings,
     Status,
     Step,
@@ -355,6 +356,18 @@ def test_an_example_on_the_network_of_others_says_so() -> None:
     assert "host network" not in say(history([declared, learned]))
 
 
+def test_the_line_says_what_the_attempt_in_a_network_of_its_own_failed_of() -> None:
+    first = replace(
+        FAILED, network=NetworkMode.ISOLATED, isolation_suspect="no route beyond its network"
+    )
+    last = replace(PASSED, path=FAILED.path, network=NetworkMode.HOST, attempts=2)
+    said = say(tried(first, last=last, run=ISOLATED))
+    assert (
+        "1/1  ✓ passed   1.93s  examples/b.py  on the host network (no route beyond its network)\n"
+        in said
+    )
+
+
 def test_what_the_reason_says_of_the_network_is_not_said_twice() -> None:
     flaky = replace(
         PASSED,
@@ -392,9 +405,9 @@ def test_repeats_say_how_many_passed() -> None:
     ]
 
 
-def tried(*attempts: Result, last: Result) -> list[Event]:
+def tried(*attempts: Result, last: Result, run: RunInfo = RUN) -> list[Event]:
     """Give the history of an example that was tried more than once."""
-    first, begun, running, *rest = history([last], exit_code=1)
+    first, begun, running, *rest = history([last], exit_code=1, run=run)
     again = [
         AttemptFinished(at=0.1 * n, number=n, result=each, again=f"retry {n}")
         for n, each in enumerate(attempts, start=1)
@@ -930,9 +943,8 @@ def test_the_line_of_progress_fits_and_names_the_file(width: int) -> None:
     result = replace(
         LEAKED, path="examples/a_folder/a_script.py", reason="left behind: " + "x" * 60
     )
-    line = finished(
-        result, done=1, selected=5, width=width, strict=False, folder="examples/a_folder"
-    )
+    state = play(history(many(5))[:2], [])
+    line = finished(result, state, width=width, strict=False, folder="examples/a_folder")
     words = paint(line, color=False)
     assert text.cell_width(words) <= width
     assert "a_script.py" in words or width == 40

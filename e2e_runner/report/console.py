@@ -130,12 +130,10 @@ class ConsoleReporter:
         lines = [
             layout.finished(
                 result,
-                done=state.done,
-                selected=state.selected,
+                state,
                 width=self._options.fit,
                 strict=self._options.strict,
                 folder=self._folder,
-                run=state.run,
             )
         ]
         if self._options.verbosity is Verbosity.VERBOSE:

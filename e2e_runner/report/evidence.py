@@ -17,13 +17,13 @@ from e2e_runner.model import (
     NetworkMode,
     NetworkTier,
     Result,
-    RunInfo,
     Status,
     Step,
     StepOutcome,
 )
 from e2e_runner.report.screen import render
 from e2e_runner.report.tracebacks import Shown, fold, last_error
+from e2e_runner.state import RunState
 from e2e_runner.verdict import JUDGED_CAUSES
 
 _OUTPUT_LINES = 20
@@ -275,13 +275,14 @@ def metric_words(metric: Metric) -> str:
     return f"{flat(metric.name)}: {words}"
 
 
-def whereabouts(result: Result, run: RunInfo | None) -> str:
+def whereabouts(result: Result, state: RunState) -> str:
     """Say that it ran on the host's network where others had one of their own; else empty."""
-    others_have = run is not None and run.network is not NetworkTier.HOST
+    others_have = state.run is not None and state.run.network is not NetworkTier.HOST
     if result.network is not NetworkMode.HOST or not others_have:
         return ""
-    suspicion = flat(result.isolation_suspect)
-    return f"on the host network ({suspicion})" if suspicion else "on the host network"
+    told = [each.result for each in state.failed_attempts(result.path)]
+    why = next((each.isolation_suspect for each in (result, *told) if each.isolation_suspect), "")
+    return f"on the host network ({flat(why)})" if why else "on the host network"
 
 
 def repeats(result: Result) -> str:

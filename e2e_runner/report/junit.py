@@ -106,7 +106,7 @@ def _about_case(result: Result, state: RunState) -> dict[str, str]:
         about["e2e-run.attempts"] = str(result.attempts)
     if result.repeats > 1:
         about["e2e-run.passed"] = f"{result.repeats_passed} of {result.repeats}"
-    if where := whereabouts(result, state.run):
+    if where := whereabouts(result, state):
         about["e2e-run.network"] = where
     return about | {metric.name: _value(metric) for metric in result.metrics}
 

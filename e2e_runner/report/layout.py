@@ -143,25 +143,19 @@ def warning(message: str, path: str | None = None) -> Line:
 
 
 def finished(
-    result: Result,
-    *,
-    done: int,
-    selected: int,
-    width: int | None,
-    strict: bool,
-    folder: str = "",
-    run: RunInfo | None = None,
+    result: Result, state: RunState, *, width: int | None, strict: bool, folder: str = ""
 ) -> Line:
     """Give the one line on an example that finished, within `width` columns; None cuts nothing.
 
-    `folder` is the one that all examples of the `run` lie in.
+    `folder` is the one that all examples of the run lie in.
     """
     style = status_style(result.status, strict=strict)
-    count = f"{done:>{len(str(selected))}}/{selected}  "
+    count = f"{state.done:>{len(str(state.selected))}}/{state.selected}  "
     status = f"{status_words(result.status):<{STATUS_WIDTH}}"
     time = f"{took(result):>7}  "
     path = text.one_line(result.path)
-    reason = with_whereabouts(repeats(result) if style is Style.OK else note(result), result, run)
+    said = repeats(result) if style is Style.OK else note(result)
+    reason = with_whereabouts(said, result, state)
     if width is not None:
         room = width - len(count) - len(status) - len(time) - len(_INDENT)
         path_room, reason_room = share(
@@ -174,9 +168,9 @@ def finished(
     return [*line, (f"{_INDENT}{reason}", kind)] if reason else line
 
 
-def with_whereabouts(words: str, result: Result, run: RunInfo | None) -> str:
+def with_whereabouts(words: str, result: Result, state: RunState) -> str:
     """Add to a note where the example ran, if that is not as usual and not said yet."""
-    where = whereabouts(result, run)
+    where = whereabouts(result, state)
     if where.partition(" (")[0] in words:
         return words
     return f"{words}; {where}" if words else where

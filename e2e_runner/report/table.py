@@ -74,7 +74,7 @@ def table(state: RunState, *, width: int, strict: bool) -> Iterator[Line]:
     rows = choose_rows(state, strict=strict)
     yield [(TITLE, Style.BOLD)]
     if rows.results:
-        notes = [with_whereabouts(brief(r), r, state.run) for r in rows.results]
+        notes = [with_whereabouts(brief(r), r, state) for r in rows.results]
         yield from _table(rows.results, notes, width=width, strict=strict)
     if rows.unlisted_ok:
         yield [(f"… and {rows.unlisted_ok:,} that passed, not listed", Style.DIM)]
