@@ -31,6 +31,7 @@ _QUARTILE_OF_DIFFERENCES = 1.6268
 _MEDIAN_ERROR = 1.2533  # the standard error of a median, compared with that of a mean
 _FLAKY_CHANGES = 3  # from ok to not ok or back: to break something and mend it makes two
 _MOST_CANDIDATES = 10
+_CLOSE = 0.75  # of names that read alike
 
 
 def is_verdict(status: Status) -> bool:
@@ -293,7 +294,9 @@ def match_example(words: str, paths: Iterable[str]) -> Matches:
         if found:
             return Matches(paths=found)
     names = {path.rpartition("/")[2]: path for path in reversed(known)}
-    near = difflib.get_close_matches(wanted.rpartition("/")[2], names, n=_MOST_CANDIDATES)
+    near = difflib.get_close_matches(
+        wanted.rpartition("/")[2], names, n=_MOST_CANDIDATES, cutoff=_CLOSE
+    )
     return Matches(paths=(), alike=tuple(names[name] for name in near))
 
 

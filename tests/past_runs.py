@@ -101,6 +101,7 @@ def result(letter: str, *, path: str = PATH, duration: float = 1.0) -> Result:
 
 def record(state_dir: Path, number: int, results: Sequence[Result], *, exit_code: int = 0) -> None:
     """Write a whole run into the history, as a run does."""
+    state_dir.mkdir(exist_ok=True)
     warned: list[str] = []
     recorder = Recorder(state_dir, warn=warned.append)
     for event in report_history.history(results, exit_code=exit_code, run=info(number)):
