@@ -98,6 +98,7 @@ class Keeper(Channel):
         self.pid = 0
         self.pidfd = -1  # where there are pidfds
         self.child: Child | None = None
+        self.unfit = ""  # why it could not set itself up, in words
         self.gone = False
 
     def pin(self, pid: int) -> None:
@@ -124,6 +125,10 @@ class Keeper(Channel):
         """Hand on what the keeper says."""
         if self.child is not None:
             self.child.received(message)
+            return
+        match message:
+            case ("not-started", int(), str(what)):  # before there was anything to start
+                self.unfit = what
 
     def ended(self) -> None:
         """Give up on the script: the keeper died, or was killed by it."""
@@ -161,6 +166,8 @@ class Child:
         `meanwhile` is called while the keeper is at it, whose answer may come late: the script runs
         on its processor by then.
         """
+        if self._keeper.unfit:
+            raise StartError(self._keeper.unfit)
         network = command.network
         hosts = None if network is None else network.hosts_file
         encoded = (

@@ -26,6 +26,9 @@ from e2e_runner.supervise.launch import Spawner
 from e2e_runner.supervise.networks import Networks, raise_descriptor_limit
 from e2e_runner.supervise.wire import Message, send
 
+# Requests under way: more would fill the socket, and block this process until they are served.
+_FORKS_AT_ONCE = 32
+
 
 class Supervisor(Channel):
     """The spawner of this run, and the keepers that wait for a script."""
@@ -40,6 +43,7 @@ class Supervisor(Channel):
         self._abandoned: dict[int, asyncio.Future[None]] = {}
         # Of keepers in the user namespace of the run (True) and outside of it (False).
         self._idle: dict[bool, list[Keeper]] = {True: [], False: []}
+        self._forking = asyncio.Semaphore(_FORKS_AT_ONCE)
         self._coming: dict[bool, asyncio.Task[Keeper]] = {}  # being forked ahead of their use
         self._keepers: set[Keeper] = set()  # all that have not been hung up on
         self._count = 0
@@ -135,9 +139,11 @@ class Supervisor(Channel):
             case ("tier", str(name), str(parent), list(notes)):
                 self._tier.set_result((name, parent, notes))
             case ("forked", int(pid)):
-                self._forks.popleft().set_result(pid)
+                forked = self._forks.popleft()
+                if not forked.done():  # else nobody waits any more
+                    forked.set_result(pid)
             case ("not-forked", int(number), str(text)):
-                self._forks.popleft().set_exception(OSError(number, text))
+                fail(self._forks.popleft(), OSError(number, text))
             case ("abandoned", int(pid)):
                 if pid in self._abandoned:
                     self._abandoned.pop(pid).set_result(None)
@@ -201,6 +207,10 @@ class Supervisor(Channel):
         return await (coming or self._fork(joined=joined))
 
     async def _fork(self, *, joined: bool) -> Keeper:
+        async with self._forking:
+            return await self._fork_now(joined=joined)
+
+    async def _fork_now(self, *, joined: bool) -> Keeper:
         if self._gone:
             raise SupervisionLost("the spawner process was killed")
         ours, theirs = socket.socketpair()

@@ -161,6 +161,8 @@ class _Maker:
 
         With `user_namespace` nothing else will do.
         """
+        if sys.platform != "linux":
+            return "host", ["network namespaces: only on Linux"]
         notes = []
         with contextlib.suppress(OSError):
             self._unprivileged_ports = _UNPRIVILEGED_PORTS.read_bytes()

@@ -239,6 +239,8 @@ class Networks:
             return await self._make()
         try:
             return await ahead
+        except StartError:
+            return await self._make()  # it may have been made too early, when too many were open
         except asyncio.CancelledError:
             ahead.add_done_callback(_close_made)
             raise
@@ -310,7 +312,9 @@ def _fds_of(message: Message) -> int:
 def _socket(answer: _Answer) -> socket.socket:
     if not answer.fds:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    return socket.socket(fileno=answer.fds[0])
+    made = socket.socket(fileno=answer.fds[0])
+    made.setblocking(False)  # it does not block as it is, but this object does not know
+    return made
 
 
 def _lost() -> SupervisionLost:

@@ -276,7 +276,7 @@ class Spawner:
                 # Our own children keep their numbers until we reap them.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if not self._keepers:
+            if not self._keepers and not self._network_maker:
                 scan.kill_all()
             select.select([self._child_ended], [], [], 0.005)
 
