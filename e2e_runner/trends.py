@@ -31,7 +31,7 @@ _QUARTILE_OF_DIFFERENCES = 1.6268
 _MEDIAN_ERROR = 1.2533  # the standard error of a median, compared with that of a mean
 _FLAKY_CHANGES = 3  # from ok to not ok or back: to break something and mend it makes two
 _MOST_CANDIDATES = 10
-_CLOSE = 0.75  # of names that read alike
+_CLOSE = 0.8  # of names that read alike
 
 
 def is_verdict(status: Status) -> bool:

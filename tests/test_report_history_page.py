@@ -123,6 +123,19 @@ def test_nothing_but_what_is_gone() -> None:
     ]
 
 
+def test_of_very_many_examples_only_those_that_need_attention_are_listed() -> None:
+    few = [each for n in range(60) for each in verdicts("p", path=f"examples/e{n}.py")]
+    assert not any("not listed" in line for line in plain(page(few)))
+    lines = plain(page([*few, *ORDERS]))
+    assert lines[4:] == [
+        "Not ok (1)",
+        "examples/orders.py     9     33%  1.00s  ✗ failed x3  ······✗✗✗",
+        "… and 60 steady ones, not listed: name one, or see --json",
+        "",
+        "· ok  ✗ failed  (the newest at the right)",
+    ]
+
+
 def test_a_long_history_shows_its_end() -> None:
     letters = "f" + "p" * 30 + "t"
     wide = plain(page(verdicts(letters), width=120))

@@ -20,6 +20,7 @@ SCHEMA = "e2e-run-history/1"
 _LONGEST_STRIP = 20  # verdicts shown as a character each
 _SHORTEST_STRIP = 10
 _MOST_NAMES = 5
+_MOST_ROWS = 60  # above this, only what needs attention has a row
 _SYMBOLS = {  # each as wide in ASCII; letters where a glance must tell two bad ones apart
     Status.PASSED: "·",
     Status.SERVED: "·",
@@ -60,9 +61,15 @@ def overview(shown: Overview, *, now: float, width: int, strict: bool) -> list[L
         [(f"{count}, {runs}, the last {ago(shown.latest, now)} ago", Style.DIM)],
         [],
     ]
-    if shown.standings:
-        lines += _table(shown.standings, width=width, strict=strict)
-    statuses = {each.status for standing in shown.standings for each in standing.verdicts}
+    listed = shown.standings
+    if len(listed) > _MOST_ROWS:
+        listed = [each for each in listed if each.attention is not Attention.NONE]
+    if listed:
+        lines += _table(listed, width=width, strict=strict)
+    if steady := len(shown.standings) - len(listed):
+        words = f"… and {steady:,} steady ones, not listed: name one, or see --json"
+        lines.append([(words, Style.DIM)])
+    statuses = {each.status for standing in listed for each in standing.verdicts}
     if statuses:
         lines += [[], _legend(statuses)]
     for paths, words in (
