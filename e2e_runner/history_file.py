@@ -60,7 +60,7 @@ CREATE TABLE results (
     listened TEXT NOT NULL,
     suspect TEXT NOT NULL
 );
-CREATE INDEX results_of_run ON results (run);
+CREATE UNIQUE INDEX results_of_run ON results (run, path);
 CREATE INDEX results_of_path ON results (path);
 CREATE INDEX results_suspected ON results (path) WHERE suspect <> '';
 """

@@ -33,6 +33,7 @@ _PAUSE = 0.25  # seconds; what comes in meanwhile is written together
 _PATIENCE = 5.0  # seconds for the last of it: a disk may hang
 _LONGEST_REASON = 500  # characters
 
+# A run that is written once more, as to a history that was begun anew, may find some of it there.
 _INSERT_RUN = (
     "INSERT INTO runs (id, started, jobs, network, processes, python, version, shard) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
@@ -40,7 +41,8 @@ _INSERT_RUN = (
 _INSERT_RESULT = (
     "INSERT INTO results (run, path, status, cause, reason, duration, cpu, max_rss, attempts, "
     "repeats, repeats_passed, network, listened, suspect) "
-    "VALUES ((SELECT number FROM runs WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "VALUES ((SELECT number FROM runs WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (run, path) DO NOTHING"
 )
 # Numbers grow by one, but for runs that were removed: never less than there are.
 _RESULTS_SPAN = "SELECT coalesce(max(number) - min(number) + 1, 0) FROM results"
