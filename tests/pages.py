@@ -1,6 +1,7 @@
 """Reads the project's pages: what they show as code, commands and output, and runs it as a reader would."""
 
 import difflib
+import itertools
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ _BLOCK = re.compile(
     r"^```(?P<language>\w+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+_PROGRESS = re.compile(r"\d+/\d+ (?=[✓!✗-] )")
 _MARKER = "=== a block of the page"
 
 
@@ -165,7 +167,10 @@ def comparable(output: str, folder: Path) -> list[str]:
     """Leave out of an output what differs from run to run and from machine to machine."""
     text = output.replace(str(folder), f"/home/maria/{folder.name}")
     text = re.sub(r"/home/maria/[\w-]+", "FOLDER", text)
-    text = re.sub(r"processes: [\w-]+( \([^()\n]*\))?", "processes: TIER", text)
+    text = re.sub(r"\b(processes|network): [\w-]+( \([^()\n]*\))?", r"\1: TIER", text)
+    text = re.sub(
+        r" · \d+ jobs\b", "", text
+    )  # as many as there are processors; alone, nothing is said
     text = re.sub(r"\b\d{8}-\d{6}-[0-9a-f]{6}\b", "RUN", text)
     text = re.sub(r"_e2e_\d{8}_\d{6}_[0-9a-f]{6}(_[0-9a-f]{6}\b)?", "_UNIQUE", text)
     text = re.sub(r"\b(pid|process|kill) \d+", r"\1 N", text)
@@ -177,4 +182,15 @@ def comparable(output: str, folder: Path) -> list[str]:
     text = re.sub(r"^(\d+ +(taken|free)) .*", r"\1", text, flags=re.MULTILINE)  # same
     text = re.sub(r"─+", "─", text)
     text = re.sub(r"^[│ ]*[~^]+\n", "", text, flags=re.MULTILINE)  # Pythons differ in these
-    return [re.sub(r"\s+", " ", line).strip() for line in text.splitlines()]
+    return in_order([re.sub(r"\s+", " ", line).strip() for line in text.splitlines()])
+
+
+def in_order(lines: list[str]) -> list[str]:
+    """Sort the lines of progress that follow each other: examples that run at a time finish as they do."""
+    ordered: list[str] = []
+    for is_progress, group in itertools.groupby(
+        lines, key=lambda line: bool(_PROGRESS.match(line))
+    ):
+        found = list(group)
+        ordered += sorted(_PROGRESS.sub("", line) for line in found) if is_progress else found
+    return ordered

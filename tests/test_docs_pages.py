@@ -16,8 +16,10 @@ from pages import (
 )
 
 from e2e_runner import docs, kit
+from e2e_runner.cli.probing import probe
 from e2e_runner.config import resolve
 from e2e_runner.metadata import read_metadata
+from e2e_runner.model import NetworkTier
 
 FOLDER = REPOSITORY / "docs"
 PAGES = {file.name: file.read_text("utf-8") for file in sorted(FOLDER.glob("*.md"))}
@@ -50,6 +52,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("demo_port")
 @pytest.mark.parametrize("name", PAGES)
 def test_blocks_do_what_the_page_says(name: str, folder: Path) -> None:
+    if name == "isolation.md" and probe(None).network is NetworkTier.HOST:
+        pytest.skip("the page shows networks of examples' own, and this machine gives none")
     blocks = [block for block in blocks_of(PAGES[name]) if not block.reason and not block.signature]
     pasted = [block for block in blocks if block.language != "text"]
     printed = iter(run_all(pasted, folder, timeout=300))
@@ -71,7 +75,7 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
         blocks = blocks_of(page)
         assert len(re.findall(r"^ *```", page, re.MULTILINE)) == 2 * len(blocks), name
         for before, block in zip([None, *blocks], blocks, strict=False):
-            if block.file or block.signature:
+            if block.file or block.signature or block.reason:
                 continue
             if block.language == "text":  # what the block before prints
                 assert before is not None
@@ -83,7 +87,14 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
 
 def test_only_blocks_that_cannot_run_are_left_out() -> None:
     left_out = [(name, block.text.splitlines()[0]) for name, block in every_block() if block.reason]
-    assert left_out == [("writing-examples.md", "python3 -m venv .venv")]
+    assert left_out == [
+        ("isolation.md", "sudo sysctl --write kernel.apparmor_restrict_unprivileged_userns=0"),
+        ("isolation.md", "- name: Allow user namespaces"),
+        ("isolation.md", "container:"),
+        ("isolation.md", "docker run --security-opt seccomp=unconfined IMAGE e2e-run examples/"),
+        ("isolation.md", "[[runners]]"),
+        ("writing-examples.md", "python3 -m venv .venv"),
+    ]
 
 
 # --- the examples --------------------------------------------------------------------------------
@@ -130,7 +141,7 @@ def test_files_with_metadata_are_understood() -> None:
         assert metadata.problems == (), block.file
 
 
-@pytest.mark.parametrize("block", [b for _, b in every_block() if b.language == "toml"])
+@pytest.mark.parametrize("block", [b for _, b in every_block() if b.language == "toml" and b.file])
 def test_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     assert block.file == "e2e-run.toml"
     (tmp_path / block.file).write_text(block.text, "utf-8")
