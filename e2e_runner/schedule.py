@@ -24,7 +24,7 @@ from enum import Enum, auto
 from math import inf
 from types import MappingProxyType
 
-PATIENCE = 4
+PATIENCE = 8
 
 # Linux begins to throw file caches away well before nothing is left, and then everything becomes slow;
 # and it is about what a Python interpreter with a web framework takes twice.
