@@ -121,7 +121,7 @@ def test_it_follows_the_width_and_the_colours_asked_for(
 ) -> None:
     assert "\x1b" not in history().stdout
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert "\x1b[1;31m✗\x1b[0m" in history().stdout
+    assert "\x1b[2m···\x1b[0m\x1b[1;31m✗\x1b[0m" in history().stdout
     monkeypatch.delenv("FORCE_COLOR")
     monkeypatch.setenv("COLUMNS", "200")
     long = f"examples/{'long' * 20}.py"

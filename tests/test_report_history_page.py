@@ -171,9 +171,9 @@ def test_it_can_be_written_in_ascii() -> None:
 
 def test_colours_tell_good_from_bad() -> None:
     spans = {words: style for line in page(EVERYTHING) for words, style in line}
-    assert spans["✗"] is Style.BAD
+    assert spans["✗✗✗"] is Style.BAD
     assert spans["~"] is Style.WARN
-    assert spans["·"] is Style.DIM
+    assert spans["···"] is Style.DIM
 
 
 # --- one example ---------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def compare_command(
     resolved = resolve_given({"config": config}, (".",))
     for warning in resolved.warnings:
         click.echo(f"warning: {one_line(warning)}", err=True)
-    names = (before or _BEFORE_LAST, after or _LAST)
+    names = (_BEFORE_LAST if before is None else before, _LAST if after is None else after)
     sides, known = _look(names, resolved.run.state_dir, chosen=before is not None)
     strict = resolved.run.strict
     found = compare(*sides, strict=strict, spreads=known)

@@ -1,5 +1,6 @@
 """What ``history`` shows: what needs attention first, or one example's verdicts. Pure."""
 
+import itertools
 import json
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -161,9 +162,13 @@ def _last(standing: Standing, *, strict: bool) -> Span:
 
 def _strip(standing: Standing, length: int, *, strict: bool) -> Iterator[Span]:
     """Draw the last verdicts, the newest at the right, a character each."""
-    for verdict in standing.verdicts[-length:]:
-        style = status_style(verdict.status, strict=strict)
-        yield _SYMBOLS[verdict.status], Style.DIM if style is Style.OK else style
+    drawn = [
+        (_SYMBOLS[each.status], status_style(each.status, strict=strict))
+        for each in standing.verdicts[-length:]
+    ]
+    for style, symbols in itertools.groupby(drawn, key=lambda each: each[1]):
+        words = "".join(symbol for symbol, _ in symbols)
+        yield words, Style.DIM if style is Style.OK else style
 
 
 def _legend(statuses: Iterable[Status]) -> Line:
