@@ -529,7 +529,7 @@ EXAMPLE_SETTINGS = (
     _setting(
         "locks",
         kinds.LOCKS,
-        "Never runs two examples that name the same lock at a time.",
+        "Keeps the example apart from others that name the same lock.",
         _M,
         default=(),
         default_text="none",

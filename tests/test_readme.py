@@ -32,7 +32,7 @@ from e2e_runner.settings import SETTINGS, Scope, within
 README = (REPOSITORY / "README.md").read_text("utf-8")
 
 _OWN_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
-_OF_OTHERS = {"--bind", "--create"}  # of python -m http.server, and of pg_dump
+_OF_OTHERS = {"--bind", "--create", "--write"}  # of python -m http.server, pg_dump, sysctl
 
 
 BLOCKS = blocks_of(README)
