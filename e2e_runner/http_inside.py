@@ -170,17 +170,16 @@ class _Tls(httpcore.AsyncNetworkStream):
     async def _done(self, act: Callable[[], _T]) -> _T:
         """Do something that may need what the other side has not sent yet."""
         while True:
-            try:
+            # What fails after a want of data is not for that want: no error is handled meanwhile.
+            with contextlib.suppress(ssl.SSLWantReadError):
                 result = act()
-            except ssl.SSLWantReadError:
-                await self._plain.send(self._outgoing.read())
-                if data := await self._plain.receive(_CHUNK):
-                    self._incoming.write(data)
-                else:
-                    self._incoming.write_eof()
-            else:
                 await self._plain.send(self._outgoing.read())
                 return result
+            await self._plain.send(self._outgoing.read())
+            if data := await self._plain.receive(_CHUNK):
+                self._incoming.write(data)
+            else:
+                self._incoming.write_eof()
 
 
 @contextlib.contextmanager
