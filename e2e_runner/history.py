@@ -90,10 +90,14 @@ class History:
         )
         return [found for row in rows if (found := _result(row)) is not None]
 
-    def verdicts(self, path: str, *, limit: int) -> list[ResultRecord]:
-        """Give the last verdicts on an example, newest first; `skipped` and `not-run` are none."""
+    def verdicts(self, path: str, *, limit: int, whole_runs: bool = False) -> list[ResultRecord]:
+        """Give the last verdicts on an example, newest first; `skipped` and `not-run` are none.
+
+        With `whole_runs` only those of runs that were no part of the suite, such as a shard.
+        """
+        which = f"{_COUNTS} AND runs.shard = ''" if whole_runs else _COUNTS
         rows = self._ask(
-            f"SELECT {_RESULT} FROM results, runs WHERE results.path = ? AND {_COUNTS} "  # noqa: S608 - same
+            f"SELECT {_RESULT} FROM results, runs WHERE results.path = ? AND {which} "  # noqa: S608 - same
             "AND results.run = runs.number ORDER BY results.number DESC LIMIT ?",
             (to_sql(path), limit),
         )
@@ -103,8 +107,13 @@ class History:
         """Give every example that there is a verdict on, sorted."""
         return sorted(from_sql(path) for (path,) in self._ask("SELECT DISTINCT path FROM results"))
 
-    def past(self, paths: Iterable[str] | None = None) -> dict[str, Past]:
+    def past(
+        self, paths: Iterable[str] | None = None, *, whole_runs: bool = False
+    ) -> dict[str, Past]:
         """Give what the last verdicts tell of these examples, or of all; unknown ones are left out.
+
+        With `whole_runs` only verdicts of such runs count, so that the shards of a suite can be run
+        one after the other and each finds the same.
 
         An example is learned to need the host network when it was ok there after it had failed in a
         network of its own, in a way that may be the isolation's doing. That holds until it passes in
@@ -115,7 +124,7 @@ class History:
         learned = self._learned()
         found = {}
         for path in wanted:
-            verdicts = self.verdicts(path, limit=past.WINDOW)
+            verdicts = self.verdicts(path, limit=past.WINDOW, whole_runs=whole_runs)
             if verdicts:
                 network = NetworkMode.HOST if path in learned else None
                 found[path] = past.past_of(verdicts, network=network)

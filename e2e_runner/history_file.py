@@ -164,8 +164,9 @@ def is_there(state_dir: Path, identity: tuple[int, int]) -> bool:
 
 
 def moved_words(error: HistoryError, name: str) -> str:
-    """Say that a damaged history was moved to `name`."""
-    return f"{error.message.rstrip('.')}: it was moved to {name}, and a new one is begun"
+    """Say that a damaged history was moved to `name`; empty where another run did so meanwhile."""
+    how = f"it was moved to {name}" if name else "another run has moved it aside"
+    return f"{error.message.rstrip('.')}: {how}, and a new one is begun"
 
 
 def flat(error: HistoryError) -> str:

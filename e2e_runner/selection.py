@@ -40,13 +40,11 @@ def keep_shard(plan: Plan, shard: Shard, durations: Mapping[str, float], *, file
 def keep_outstanding(
     plan: Plan, outstanding: Collection[str], known: Collection[str], last: RunRecord, *, now: float
 ) -> Plan:
-    """Keep the examples whose last verdict was not ok; a plan without any stays as it is.
+    """Keep the examples of a plan whose last verdict was not ok; it has at least one.
 
     `known` are those that the history tells of, `last` is its last run, `now` is in seconds since the
     epoch. Raises NothingSelected when none is left.
     """
-    if not plan.examples:
-        return plan
     kept = tuple(each for each in plan.examples if each.path in outstanding)
     if not kept:
         raise _nothing_outstanding(plan, outstanding, known, last, now=now)

@@ -303,6 +303,21 @@ def test_ports_add_up_over_attempts_and_runs(tmp_path: Path) -> None:
     assert (past.ports, past.observed) == ((), True)  # it has changed
 
 
+def test_runs_of_shards_may_be_left_out(tmp_path: Path) -> None:
+    record_runs(tmp_path, [result(duration=1.0)])
+    events = history([result(duration=9.0), result("b.py")], run=run_of(7))
+    begin = started([result(), result("b.py")], run=run_of(7))
+    events[0] = replace(begin, plan=replace(begin.plan, shard="shard 1/2: some"))
+    record(tmp_path, events)
+    with History.open(tmp_path) as known:
+        assert {path: past.duration for path, past in known.past().items()} == {
+            "a.py": 9.0,
+            "b.py": 0.0,
+        }
+        whole = known.past(whole_runs=True)
+        assert {path: past.duration for path, past in whole.items()} == {"a.py": 1.0}
+
+
 def test_the_largest_memory_of_the_last_is_told(tmp_path: Path) -> None:
     sizes = (9, None, 3, 7, 5, 1)
     assert past_after(tmp_path, *(result(max_rss=each) for each in sizes)).max_rss == 7

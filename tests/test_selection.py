@@ -41,7 +41,6 @@ def test_a_timings_file_that_knows_nothing_is_told_of() -> None:
 
 def test_a_plan_without_examples_stays_as_it_is() -> None:
     assert keep_shard(NOTHING, Shard(index=1, count=2), {}) == NOTHING
-    assert keep_outstanding(NOTHING, {"a.py"}, {"a.py"}, LAST, now=0.0) == NOTHING
 
 
 def test_what_is_outstanding_is_kept() -> None:

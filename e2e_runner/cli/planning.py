@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from e2e_runner.discovery import make_plan
@@ -39,6 +39,7 @@ class _Told:
     """What a history tells."""
 
     past: Mapping[str, Past]
+    durations: Mapping[str, float] = field(default_factory=dict)  # that shards are balanced by
     last: RunRecord | None = None
     outstanding: frozenset[str] = frozenset()
     warning: str = ""
@@ -58,7 +59,7 @@ def make_planned(resolved: "Resolved", *, mend: bool) -> Planned:
         plan = replace(plan, warnings=(*plan.warnings, told.warning))
     if run.shard is not None:
         plan = _keep_shard(plan, run, run.shard, told)
-    if run.last_failed and not told.warning:
+    if run.last_failed and plan.examples and not told.warning:
         from e2e_runner.selection import keep_outstanding
 
         if told.last is None:
@@ -77,9 +78,7 @@ def _keep_shard(plan: Plan, run: RunSettings, shard: Shard, told: _Told) -> Plan
     from e2e_runner.selection import keep_shard
 
     if run.timings is None:
-        known = {path: each.duration for path, each in told.past.items()}
-        durations = {path: each for path, each in known.items() if each is not None}
-        return keep_shard(plan, shard, durations)
+        return keep_shard(plan, shard, told.durations)
     from e2e_runner.timings import read_timings
 
     return keep_shard(plan, shard, read_timings(run.timings), file=run.timings.name)
@@ -90,10 +89,16 @@ def _ask_history(run: RunSettings, plan: Plan, *, mend: bool) -> _Told:
     try:
         with History.open(run.state_dir) as history:
             identity = history.identity
-            last = history.runs(1)
+            paths = [example.path for example in plan.examples]
+            balanced = paths if run.shard is not None and run.timings is None else ()
+            whole = history.past(balanced, whole_runs=True)
             outstanding = history.outstanding(strict=run.strict) if run.last_failed else set()
+            last = history.runs(1)
             return _Told(
-                past=history.past(example.path for example in plan.examples),
+                past=history.past(paths),
+                durations={
+                    path: each.duration for path, each in whole.items() if each.duration is not None
+                },
                 last=last[0] if last else None,
                 outstanding=frozenset(outstanding),
             )
