@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import free_port, is_living, wait_gone, wait_lines, wait_until
+from harness import free_port, is_living, wait_gone, wait_lines
 
 from e2e_runner.model import Containment, NetworkTier
 from e2e_runner.supervise.child import Child, Command, StartError, SupervisionLost
@@ -84,7 +84,11 @@ class Scene:
         child, _ = await self.supervisor.start(
             Command(
                 argv=[sys.executable, "-I", "-S", "-c", code, *map(str, args)],
-                env={"PATH": os.environ["PATH"]},
+                env={
+                    "PATH": os.environ["PATH"],
+                    "E2E_RUN_ID": self.folder.name,
+                    "E2E_RUN_EXAMPLE": uuid.uuid4().hex,
+                },
                 cwd=self.folder,
                 stdin=self.null,
                 stdout=self.null,
@@ -161,6 +165,13 @@ def contents(file: str) -> str:
 async def open_many(scene: Scene, count: int, into: list[Network]) -> None:
     for _ in range(count):
         into.append(await scene.supervisor.networks.open())  # noqa: PERF401 - those before an error too
+
+
+async def made_ahead(scene: Scene) -> None:
+    """Wait for what is made ahead of its use."""
+    supervisor = scene.supervisor
+    ahead = [supervisor.networks._ahead, *supervisor._coming.values()]
+    await asyncio.wait([task for task in ahead if task is not None])
 
 
 def open_descriptors() -> set[str]:
@@ -358,10 +369,13 @@ async def what_hides_in_a_network_is_found_and_killed(scene: Scene) -> None:
         assert (await child.exited).left
     (daemon,) = [psutil.Process(pid) for pid in await child.pids()]
     assert await answer(network, "127.0.0.1", 8000) == "daemon"
-    child.signal(signal.SIGSTOP)
-    await asyncio.to_thread(wait_until, lambda: daemon.status() != "sleeping", "it was signalled")
+    child.signal(signal.SIGTERM)
+    await asyncio.to_thread(wait_gone, [daemon])
+    scene.release(child)
+    child = await scene.serve(network, "127.0.0.1", 8000, "daemon", DAEMON)
+    (daemon,) = [psutil.Process(pid) for pid in await child.pids()]
     assert await child.kill()
-    wait_gone([daemon])
+    assert not is_living(daemon)
     scene.release(child)
 
 
@@ -396,7 +410,7 @@ async def nothing_holds_a_network_that_is_closed(scene: Scene) -> None:
 async def whoever_stops_waiting_leaves_nothing(scene: Scene) -> None:
     networks = scene.supervisor.networks
     (await networks.open()).close()
-    await asyncio.wait([made for made in [networks._ahead] if made])
+    await made_ahead(scene)
     before = open_descriptors()
     for turns in range(12):
         opening = [asyncio.create_task(networks.open()) for _ in range(3)]
@@ -416,8 +430,8 @@ async def whoever_stops_waiting_leaves_nothing(scene: Scene) -> None:
             await network.listen("127.0.0.1", 80)
     await network.refusals()  # in order again
     network.close()
-    await asyncio.wait([made for made in [networks._ahead] if made])
-    assert open_descriptors() == before
+    await made_ahead(scene)
+    assert len(open_descriptors()) == len(before)
 
 
 @scenario
