@@ -183,7 +183,7 @@ def _apart(example: Example, past: Past) -> Iterator[str]:
 
 def _learned_ports(example: Example, past: Past) -> list[int]:
     """Give the ports that it was seen to listen on, but for those known otherwise or left to chance."""
-    known = {*example.settings.ports, *example.found_ports}
+    known = {*example.ports, *(port for each in example.companions for port in each.ports)}
     return [port for port in past.ports if port not in known and port < _FIRST_BY_CHANCE]
 
 
