@@ -330,3 +330,19 @@ def test_importing_the_options_is_light() -> None:
     # ast comes with click, which imports inspect; urllib with pathlib.
     heavy = {"asyncio", "rich", "httpx", "psutil", "tomllib", "difflib", "json"}
     assert heavy.isdisjoint(eval(done.stdout))  # noqa: S307 - a list that this test printed
+
+
+def test_full_disk_below_the_output_is_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("print('hello')\n")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "e2e_runner", "list", "--json", tmp_path],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        3,
+        "e2e-run: the output cannot be written: No space left on device\n",
+    )

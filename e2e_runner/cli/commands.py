@@ -4,6 +4,7 @@
 option of ``run``. Commands are imported when they are called, which keeps ``--version`` quick.
 """
 
+import errno
 import importlib
 import os
 
@@ -85,4 +86,9 @@ def call() -> int:
     except E2ERunError as error:
         click.echo(f"e2e-run: {error}", err=True)
         code = error.exit_code
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        click.echo(f"e2e-run: the output cannot be written: {error.strerror}", err=True)
+        code = E2ERunError.exit_code
     return code or 0
