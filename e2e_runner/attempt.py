@@ -107,6 +107,7 @@ class Attempt:
         self._coming: Coming | None = None
         self._grant: Grant | None = None
         self._given: Mapping[str, str] = {}  # the variables that tell of it
+        self._companions_started = False
         self._companions_died: list[str] = []
         self._companions: dict[Path, str] = {}  # where those are that are ready, by their files
         self._started_at = 0.0
@@ -371,6 +372,7 @@ class Attempt:
                 cause=_NOT_READY,
                 reason=f"companion {companion.path} could not be started: {start_failure(error)}",
             )
+        self._companions_started = True
         stack.push_async_callback(self._end_companion, companion, script, local_port(probe))
         ready = await self._wait_ready(script, probe, companion.settings.timeout)
         if isinstance(ready, Ready):
@@ -666,7 +668,7 @@ class Attempt:
             happened_in=story.happened_in,
             metrics=story.metrics,
             summary=story.summary,
-            network=self._mode if self._starts else None,
+            network=self._mode if self._starts or self._companions_started else None,
             listened=tuple(sorted(self._listened)),
             isolation_suspect=self._suspect,
         )

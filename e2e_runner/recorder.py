@@ -24,7 +24,7 @@ from e2e_runner.history_file import (
     telling,
     transaction,
 )
-from e2e_runner.model import Result
+from e2e_runner.model import NetworkMode, Result
 
 MOST_RUNS = 1_000
 MOST_RESULTS = 100_000  # some 20 MB
@@ -147,7 +147,8 @@ class Recorder:
         )
 
     def _keep_attempt(self, result: Result) -> None:
-        if result.isolation_suspect:
+        # Where there was none to be had, nothing was learned of the example.
+        if result.isolation_suspect and result.network is NetworkMode.ISOLATED:
             self._suspects[result.path] = result.isolation_suspect
         self._listened.setdefault(result.path, set()).update(result.listened)
 

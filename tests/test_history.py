@@ -370,6 +370,14 @@ def test_the_host_network_is_learned_and_forgotten(tmp_path: Path) -> None:
     assert learned(tmp_path) is HOST
 
 
+def test_nothing_is_learned_where_there_was_no_network_to_be_had(tmp_path: Path) -> None:
+    events = history([result()], run=run_of(0))
+    none = replace(SUSPECT, status=Status.BLOCKED, network=None)
+    attempt = AttemptFinished(at=0.5, number=1, result=none, again="on the host network")
+    record(tmp_path, [*events[:-2], attempt, *events[-2:]])
+    assert learned(tmp_path) is None
+
+
 def test_the_host_network_is_not_learned_where_it_was_no_help(tmp_path: Path) -> None:
     record_fallback(tmp_path, result(status=Status.FAILED), run_of(0))
     assert learned(tmp_path) is None
