@@ -167,8 +167,9 @@ def test_an_exclusive_one_that_failed_and_comes_in_later_waits_for_nothing_new()
 
 
 def test_an_exclusive_one_waits_for_the_rest_of_a_chain() -> None:
-    tasks = [task("alone", exclusive=True), *(locked(str(number), "x") for number in range(3))]
-    assert by_turns(Schedule(tasks, jobs=4)) == [["0"], ["1"], ["2"], ["alone"]]
+    chain = [str(number) for number in range(3 * PATIENCE)]
+    tasks = [task("alone", exclusive=True), *(locked(key, "x") for key in chain)]
+    assert by_turns(Schedule(tasks, jobs=4)) == [*([key] for key in chain), ["alone"]]
 
 
 # --- what may run side by side -------------------------------------------------------------------
@@ -211,9 +212,8 @@ def test_one_that_wants_two_locks_gets_them_though_they_never_are_free_together(
     [holder] = start_all(schedule)
     schedule.add(locked("both", "ab"))
     turns = 0
-    while True:
+    for turns in range(1, PATIENCE + 2):
         assert start_all(schedule) == []
-        turns += 1
         schedule.add(locked(str(turns), "b" if turns % 2 else "a"))
         started = start_all(schedule)  # whenever one becomes free, the other is in use
         schedule.done(holder)
@@ -221,7 +221,7 @@ def test_one_that_wants_two_locks_gets_them_though_they_never_are_free_together(
             break
         [holder] = started
     assert start_all(schedule) == ["both"]
-    assert 2 < turns <= PATIENCE + 1
+    assert turns > 2
 
 
 def test_a_heavy_one_gets_its_room_though_light_ones_would_always_fit() -> None:
@@ -238,14 +238,19 @@ def test_a_heavy_one_gets_its_room_though_light_ones_would_always_fit() -> None:
         assert start_all(schedule) == expected
 
 
+def reserve_for(schedule: Schedule, late: Task) -> None:
+    """Let a task in, and have it passed over too often."""
+    schedule.add(late)
+    assert schedule.next() is None
+    group = schedule._groups[late.locks, late.weight, False]
+    for _ in range(PATIENCE):
+        schedule._pass_over(group)
+
+
 def test_what_does_not_delay_the_one_that_is_reserved_for_goes_on() -> None:
     schedule = Schedule([locked("a", "x"), locked("b", "y", weight=2)], jobs=8)
     assert start_all(schedule) == ["a", "b"]
-    schedule.add(locked("both", "xy"))
-    group = schedule._groups[frozenset("xy"), 1, False]
-    start_all(schedule)
-    for _ in range(PATIENCE):
-        schedule._pass_over(group)
+    reserve_for(schedule, locked("both", "xy"))
     schedule.add(locked("x", "x"))
     schedule.add(task("free"))
     schedule.done("a")
@@ -254,6 +259,32 @@ def test_what_does_not_delay_the_one_that_is_reserved_for_goes_on() -> None:
     assert start_all(schedule) == ["both"]
     schedule.done("both")
     assert start_all(schedule) == ["x"]
+
+
+def test_room_is_kept_for_a_heavy_one_that_waits_for_a_lock_too() -> None:
+    schedule = Schedule([locked("a", "x"), task("b")], jobs=3)
+    assert start_all(schedule) == ["a", "b"]
+    reserve_for(schedule, locked("heavy", "x", weight=3))
+    schedule.add(task("c"))
+    assert start_all(schedule) == []
+    schedule.done("b")
+    assert start_all(schedule) == []
+    schedule.done("a")
+    assert start_all(schedule) == ["heavy"]
+
+
+def test_those_that_are_reserved_for_have_their_turns() -> None:
+    schedule = Schedule([locked("a", "x"), locked("b", "z")], jobs=8)
+    assert start_all(schedule) == ["a", "b"]
+    reserve_for(schedule, locked("first", "xy"))
+    reserve_for(schedule, locked("second", "xz"))
+    schedule.add(locked("x", "x"))
+    schedule.done("a")
+    assert start_all(schedule) == ["first"]
+    schedule.done("first")
+    assert start_all(schedule) == []  # x is free, and kept
+    schedule.done("b")
+    assert start_all(schedule) == ["second"]
 
 
 # --- memory --------------------------------------------------------------------------------------
