@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import socket
 import ssl
 import struct
@@ -104,11 +105,51 @@ def status(line: str) -> bytes:
     return f"HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
-async def both(probe: Probe, seconds: float) -> tuple[Ready | NotReady, Ready | NotReady]:
-    """Probe directly, and through a function that connects."""
-    directly = await wait_ready(probe, timeout=seconds)
-    through = await wait_ready(probe, timeout=seconds, connect=connect_here)
-    return directly, through
+async def until_again(
+    probe: Probe, again: "asyncio.Future[None]", connect: Connect | None = None
+) -> Ready | NotReady:
+    """Probe until it is ready or a second attempt begins, by a clock that stands still."""
+    return await wait_ready(probe, timeout=20, ended=again, clock=lambda: 0.0, connect=connect)
+
+
+async def once(probe: Probe, connect: Connect) -> Ready | NotReady:
+    """Probe once."""
+    again = asyncio.get_running_loop().create_future()
+    attempts = itertools.count(1)
+
+    async def counted(host: str, port: int) -> socket.socket:
+        if next(attempts) == 2:
+            again.set_result(None)
+        return await connect(host, port)
+
+    return await until_again(probe, again, counted)
+
+
+async def both(
+    handler: Handler, scheme: str, tls: ssl.SSLContext | None = None
+) -> tuple[Ready | NotReady, Ready | NotReady]:
+    """Ask a server once directly, and once through a function that connects."""
+    return (
+        await _asked(handler, scheme, tls=tls, connect=None),
+        await _asked(handler, scheme, tls=tls, connect=connect_here),
+    )
+
+
+async def _asked(
+    handler: Handler, scheme: str, *, tls: ssl.SSLContext | None, connect: Connect | None
+) -> Ready | NotReady:
+    again = asyncio.get_running_loop().create_future()
+    attempts = itertools.count(1)
+
+    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if next(attempts) == 2:
+            again.set_result(None)
+        await handler(reader, writer)
+
+    async with serving(counted, tls=tls) as port:
+        url = f"{scheme}://{HERE}:{port}/health?a=b"
+        probe = TcpProbe(host=HERE, port=port) if scheme == "tcp" else HttpProbe(url=url)
+        return await until_again(probe, again, connect)
 
 
 def same_words(directly: Ready | NotReady, through: Ready | NotReady) -> str:
@@ -117,7 +158,8 @@ def same_words(directly: Ready | NotReady, through: Ready | NotReady) -> str:
             assert one == other
             return one
         case NotReady(missing=one), NotReady(missing=other):
-            assert one.partition(" within ")[0] == other.partition(" within ")[0]
+            (one, other) = (text.partition(": ")[2] for text in (one, other))  # without the URL
+            assert one == other
             return one
     pytest.fail(f"{directly} and {through}")
 
@@ -135,51 +177,56 @@ def same_words(directly: Ready | NotReady, through: Ready | NotReady) -> str:
         (answering(b""), "no valid answer: Server disconnected without sending a response."),
         (answering(b"SSH-2.0-OpenSSH_9.2\r\n"), "no valid answer: "),
         (reset, "connection reset by the server"),
-        (hang, "no answer within "),
     ],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_an_answer_is_told_as_it_is_elsewhere(
     handler: Handler, words: str, scheme: str, certificate: ssl.SSLContext
 ) -> None:
-    async def work() -> str:
-        async with serving(handler, tls=certificate if scheme == "https" else None) as port:
-            probe = HttpProbe(url=f"{scheme}://localhost:{port}/health?a=b")
-            return same_words(*await both(probe, 20 if words[0].isdigit() else 0.4))
-
-    assert words in run(work())
+    tls = certificate if scheme == "https" else None
+    assert same_words(*run(both(handler, scheme, tls))).startswith(words)
 
 
-def test_a_refused_connection_is_told_as_it_is_elsewhere() -> None:
+@pytest.mark.parametrize("scheme", ["http", "https", "tcp"])
+def test_a_refused_connection_is_told_as_it_is_elsewhere(scheme: str) -> None:
     port = free_port()
-    url = f"http://{HERE}:{port}/"
-    assert same_words(*run(both(HttpProbe(url=url), 0.2))) == f"{url}: connection refused"
-    probe = TcpProbe(host=HERE, port=port)
-    assert same_words(*run(both(probe, 0.2))) == f"tcp://{HERE}:{port}: connection refused"
+    url = f"{scheme}://{HERE}:{port}"
+    probe = TcpProbe(host=HERE, port=port) if scheme == "tcp" else HttpProbe(url=url)
+    result = run(once(probe, connect_here))
+    assert isinstance(result, NotReady)
+    assert result.missing == f"{url}: connection refused"
 
 
 def test_an_accepted_connection_is_told_as_it_is_elsewhere() -> None:
-    async def work() -> str:
-        async with serving(hang) as port:
-            return same_words(*await both(TcpProbe(host=HERE, port=port), 20))
-
-    assert run(work()) == "connection accepted"
+    assert same_words(*run(both(hang, "tcp"))) == "connection accepted"
 
 
 @pytest.mark.parametrize(
-    "handler", [answering(status("200 OK")), answering(b"\x16\x03\x01\x00\x02\x02"), hang]
+    ("data", "words"),
+    [
+        (status("400 Bad Request"), "[SSL: WRONG_VERSION_NUMBER]"),
+        (b"\x15\x03\x03\x00\x02\x02\x28", "[SSL: SSLV3_ALERT_HANDSHAKE_FAILURE]"),
+        (b"\x16\x03\x03", "EOF occurred in violation of protocol"),
+    ],
 )
-def test_a_server_without_tls_is_told_as_it_is_elsewhere(handler: Handler) -> None:
-    async def talks_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def test_what_is_wrong_with_tls_is_told_as_it_is_elsewhere(data: bytes, words: str) -> None:
+    async def blurt(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
-        await handler(reader, writer)
+        writer.write(data)
+        writer.write_eof()
+        await hang(reader, writer)
 
+    assert words in same_words(*run(both(blurt, "https")))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_never_answers(scheme: str) -> None:
     async def work() -> None:
-        async with serving(talks_at_once) as port:
-            probe = HttpProbe(url=f"https://{HERE}:{port}/")
-            directly, through = await both(probe, 0.4)
-            assert isinstance(directly, NotReady)
-            same_words(directly, through)
+        async with serving(hang) as port:
+            url = f"{scheme}://{HERE}:{port}/"
+            result = await wait_ready(HttpProbe(url=url), timeout=1, connect=connect_here)
+        assert isinstance(result, NotReady)
+        assert result.missing.startswith(f"{url}: no answer within ")
 
     run(work())
 
@@ -221,7 +268,7 @@ def test_the_function_is_asked_for_what_the_probe_names(
         calls.append((host, port))
         raise OSError(101, "Network is unreachable")
 
-    result = run(wait_ready(probe, timeout=0.05, connect=unreachable))
+    result = run(once(probe, unreachable))
     assert isinstance(result, NotReady)
     assert result.missing.endswith(": Network is unreachable")
     assert set(calls) == {asked}
@@ -290,7 +337,7 @@ def test_a_server_in_a_network_namespace_is_reached(user: int | None) -> None:
             async with serving(answering(status("200 OK"))) as port:
                 # There is a server at this port, but not in there.
                 url = f"http://{HERE}:{port}/"
-                refused = await wait_ready(HttpProbe(url=url), timeout=0.1, connect=connect)
+                refused = await once(HttpProbe(url=url), connect)
                 assert isinstance(refused, NotReady)
                 assert refused.missing == f"{url}: connection refused"
             async with serving(answering(status("204 No Content")), other.listen(8000)):
