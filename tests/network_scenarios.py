@@ -551,6 +551,16 @@ async def too_few_descriptors_are_said(scene: Scene) -> None:
 
 
 @special
+async def ordinary_users_keep_their_ports(scene: Scene) -> None:
+    """As where the host lets them have port 80, which a new network does not by itself."""
+    network = await scene.supervisor.networks.open()
+    setting = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+    code = "import sys; print(open(sys.argv[1]).read().strip(), file=open(sys.argv[2], 'w'))"
+    await scene.run(network, code, setting, scene.folder / "seen")
+    assert scene.lines("seen") == ["80"] == contents(setting).split()
+
+
+@special
 async def no_networks_are_said(scene: Scene) -> None:
     assert scene.supervisor.networks.tier is NetworkTier.HOST
     with pytest.raises(
@@ -571,7 +581,7 @@ async def scene_in(folder: Path, tier: str, spawner: Spawner) -> AsyncIterator[S
         async with Supervisor.open(
             spawner,
             wanted=Containment(tier) if tier else None,
-            run_id=f"test-{uuid.uuid4().hex[:12]}",
+            run_id=f"test-{folder.parent.name}-{folder.name}",
             scratch=folder / "scratch",
             log=folder / "spawner.log",
             networks=True,

@@ -5,6 +5,7 @@ What is to hold everywhere is in network_scenarios.py, which runs as the user in
 
 import asyncio
 import contextlib
+import errno
 import json
 import subprocess
 import uuid
@@ -18,7 +19,7 @@ import pytest
 from harness import IS_ROOT, NOBODY, TIERS, Project, in_tier, project, wait_gone, wait_until
 from network_scenarios import SCENARIOS
 
-from e2e_runner.supervise import linux
+from e2e_runner.supervise import linux, netns
 from e2e_runner.supervise.child import StartError
 from e2e_runner.supervise.client import Supervisor
 from e2e_runner.supervise.launch import Spawner
@@ -155,6 +156,45 @@ def test_a_user_namespace_without_networks_is_none() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "number", "words"),
+    [
+        (
+            "kernel.apparmor_restrict_unprivileged_userns=1",
+            errno.EPERM,
+            " (kernel.apparmor_restrict_unprivileged_userns=1 forbids it)",
+        ),
+        ("kernel.apparmor_restrict_unprivileged_userns=0", errno.EPERM, ""),
+        (
+            "kernel.unprivileged_userns_clone=0",
+            errno.EPERM,
+            " (kernel.unprivileged_userns_clone=0 forbids it)",
+        ),
+        ("kernel.unprivileged_userns_clone=1", errno.EPERM, ""),
+        ("kernel.unprivileged_userns_clone=0", errno.ENOSPC, ""),
+    ],
+)
+def test_what_forbids_user_namespaces_is_named(
+    setting: str, number: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _, value = setting.partition("=")
+    file = tmp_path / name.replace(".", "/")
+    file.parent.mkdir()
+    file.write_text(f"{value}\n")
+    monkeypatch.setattr(netns, "_SYSCTL", tmp_path)
+    assert netns._forbidding(OSError(number, "refused", "unshare")) == words
+
+
+@needs_root
+def test_a_network_has_the_unprivileged_ports_of_the_host() -> None:
+    name = "ordinary_users_keep_their_ports"
+    write = "echo 80 > /proc/sys/net/ipv4/ip_unprivileged_port_start"
+    with project() as made:
+        prefix = ["unshare", "--net", "sh", "-c", f'{write} && exec "$@"', "sh"]
+        found = play(made, "scan", name, prefix=prefix)
+    assert found.outcomes[name] == ""
+
+
 def test_descriptors_are_limited() -> None:
     with project() as made:
         prefix = ["prlimit", "--nofile=48:48"]
@@ -179,14 +219,15 @@ def test_a_killed_runner_leaves_nothing(setting: tuple[str, int | None]) -> None
         assert process.stdout is not None
         assert process.stdout.readline()
         assert len(made.survivors()) >= 8  # the runner, the spawner, the maker, keepers and scripts
+        assert len(cgroups_of(made)) == (tier == "cgroup")
         process.kill()
         wait_until(lambda: not made.survivors(), "nothing was left")
-        wait_until(lambda: not cgroups_of_tests(), "the cgroup was gone")
+        wait_until(lambda: not cgroups_of(made), "the cgroup was gone")
 
 
-def cgroups_of_tests() -> list[Path]:
+def cgroups_of(made: Project) -> list[Path]:
     own = linux.own_cgroup()
-    return [] if own is None else list(own.glob("e2e-run-test-*"))
+    return [] if own is None else list(own.glob(f"e2e-run-test-{made.root.name}-*"))
 
 
 @pytest.mark.parametrize("who", ["maker", "spawner", "keeper"])
