@@ -182,8 +182,8 @@ def telling(file: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if _code(error) < 0:  # SQLite was not even asked
-            raise
+        if _code(error) < 0 and not isinstance(error, sqlite3.OperationalError):
+            raise  # SQLite was not even asked
         raise _translated(error, file) from error
     except OSError as error:
         raise _unusable(file, error.strerror or str(error)) from error
@@ -196,14 +196,9 @@ def _connect(file: Path, how: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{file.absolute().as_uri()}?{how}", uri=True, timeout=_BUSY, isolation_level=None
     )
-    connection.text_factory = _decoded
     # A file that came with a repository may bring functions along that run when it is read.
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
 
 
 def _look(connection: sqlite3.Connection, file: Path) -> bool:
@@ -289,7 +284,7 @@ def _forget_old(state_dir: Path) -> None:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """Give the primary result code of SQLite; -1 for what Python itself complains of."""
+    """Give the primary result code of SQLite; -1 for what Python complains of, such as no UTF-8."""
     code: int = getattr(error, "sqlite_errorcode", -1)
     return code & 0xFF if code >= 0 else code
 
@@ -308,7 +303,8 @@ def _translated(error: sqlite3.Error, file: Path) -> HistoryError:
         *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH),
     }:
         return _unusable(file, str(error))
-    # No database, torn pages, tables or columns that are not there, rows that contradict each other.
+    # No database, torn pages, no UTF-8, tables or columns that are not there, rows that contradict
+    # each other.
     return _damaged(file, str(error))
 
 

@@ -118,6 +118,15 @@ def without_a_column(file: Path) -> None:
         connection.execute("ALTER TABLE results DROP COLUMN listened")
 
 
+def no_utf8(file: Path) -> None:
+    fill(file, runs=1)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(
+            "UPDATE results SET path = 'examples/a.py', reason = CAST(x'ff' AS TEXT) WHERE path = 'a.py'"
+        )
+        connection.commit()
+
+
 def older_tables(file: Path) -> None:
     fill(file, runs=1)
     with contextlib.closing(sqlite3.connect(file)) as connection:
@@ -126,7 +135,7 @@ def older_tables(file: Path) -> None:
 
 DAMAGES = [
     *(no_database, cut_off, torn_header, torn_pages, somebody_elses),
-    *(without_a_table, without_a_column, older_tables),
+    *(without_a_table, without_a_column, no_utf8, older_tables),
 ]
 
 
