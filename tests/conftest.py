@@ -1,5 +1,6 @@
 """What all tests share: property tests without deadlines, and one user at a time for port 8000."""
 
+import compileall
 import fcntl
 import os
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ON_HOST
+from harness import ON_HOST, REPOSITORY
 from hypothesis import settings
 
 # Under nohup it is ignored, and so it would be by every run that the tests start.
@@ -25,13 +26,35 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Thousands of processes import the package, and those of other users could not keep what they
+    # compile: done once, that makes each a third cheaper, as it is where the package is installed.
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(REPOSITORY / "e2e_runner", quiet=1)
+
+
 # They have the port for minutes: one worker runs them, from the start, while the others do the rest.
 # Not by `xdist_group`: pytest-xdist 3.8 ignores groups under pytest 9.2 (its issue 1386).
 ON_THE_PORT = ("test_docs_pages.py", "test_examples.py", "test_misbehaving.py", "test_readme.py")
 
 
+# Files take seconds as a rule; these take a minute or so, and would hold up the end if they came last.
+LONG = (
+    *("test_sweep.py", "test_kit_databases.py", "test_children.py", "test_postgres_shared.py"),
+    *("test_kit_servers.py", "test_run_postgres.py", "test_postgres_drop.py", "test_embedded.py"),
+    *("test_postgres_connection.py", "test_run_interruption.py", "test_postgres_survey.py"),
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in ON_THE_PORT)
+    first = {name: place for place, name in enumerate((*ON_THE_PORT, *LONG))}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Have half as many more workers than processors: a good part of their time they wait."""
+    return (os.cpu_count() or 1) * 3 // 2
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -79,6 +79,15 @@ def wheel_binaries() -> Path | None:
 VERSIONS = {"system": debian_binaries, "wheel": wheel_binaries}
 
 
+def on_one_version(fixture: str) -> pytest.MarkDecorator:
+    """Mark a test for which the fixture, which gives a server of each version, gives one alone.
+
+    That is for what no version can change: what others prove to be understood by all is used there.
+    """
+    first = next((which for which, find in VERSIONS.items() if find()), "system")
+    return pytest.mark.parametrize(fixture, [first], indirect=True)
+
+
 def binaries(which: str) -> Path:
     """Find the programs of one of the VERSIONS; skip the test where it is not installed."""
     return VERSIONS[which]() or missing(f"PostgreSQL ({which})")

@@ -567,6 +567,9 @@ def tier(request: pytest.FixtureRequest) -> Iterator[tuple[Project, str]]:
         yield made, name
 
 
+ONE_USER_EACH = [TIERS[0], TIERS[4], TIERS[5]]  # of each tier one, and both users
+
+
 def runner_story(made: Project, then: str) -> None:
     made.write("_server.py", SERVER)
     made.write("story.py", STORY.format(server="_server.py", then=then))
@@ -581,6 +584,8 @@ def test_under_the_runner_it_passes_with_nothing_left(tier: tuple[Project, str])
     assert made.survivors() == []
 
 
+# The time limit is waited for: the ends above and below are those of every tier for both users.
+@pytest.mark.parametrize("tier", ONE_USER_EACH, indirect=True)
 def test_under_the_runner_it_times_out_with_nothing_left(tier: tuple[Project, str]) -> None:
     made, name = tier
     runner_story(made, "threading.Event().wait()")

@@ -63,6 +63,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
         yield running
 
 
+one_version = servers.on_one_version("server")
+
+
 async def facts(address: ServerAddress) -> ServerFacts:
     async with connected(address) as connection:
         return await describe(connection)
@@ -151,6 +154,7 @@ def test_a_server_that_only_reads_is_told_apart(server: servers.Server) -> None:
         server.sql("ALTER ROLE plain RESET default_transaction_read_only")
 
 
+@one_version
 def test_a_connection_sets_what_it_likes_and_is_gone_after_the_block(
     server: servers.Server,
 ) -> None:
@@ -165,6 +169,7 @@ def test_a_connection_sets_what_it_likes_and_is_gone_after_the_block(
     wait_until_alone(server)
 
 
+@one_version
 def test_a_connection_through_a_unix_socket(server: servers.Server) -> None:
     address = dataclasses.replace(server.address(), host=str(server.sockets))
     assert run(facts(address)).user == "postgres"
@@ -255,6 +260,7 @@ def asked_by_a_stranger(address: ServerAddress, home: Path) -> str:
     return asked(address, environment, python=python, cwd="/", **who)
 
 
+@one_version
 def test_an_address_decides_alone_whatever_the_environment_says(
     server: servers.Server, tmp_path: Path
 ) -> None:
@@ -298,6 +304,7 @@ def test_no_password_of_the_environment_is_sent() -> None:
     assert received == [b"\0"]
 
 
+@one_version
 @pytest.mark.parametrize(
     ("lines", "mode", "is_let_in"),
     [
@@ -331,6 +338,7 @@ def test_a_password_file_is_read(
         assert "SQLSTATE 28P01" in refusal(address)
 
 
+@one_version
 @pytest.mark.parametrize("sslmode", ["", "disable", "allow", "prefer"])
 def test_a_home_that_may_not_be_read_is_none(
     server: servers.Server, tmp_path: Path, sslmode: str
@@ -345,6 +353,7 @@ def test_a_home_that_may_not_be_read_is_none(
     assert asked_by_a_stranger(socket_, home) == "postgres"
 
 
+@one_version
 def test_what_would_be_in_a_home_that_may_not_be_read(
     server: servers.Server, tmp_path: Path
 ) -> None:
@@ -629,6 +638,7 @@ def starting_server(other: servers.Server) -> Iterator[ServerAddress]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@one_version
 def test_a_backend_that_hangs_does_not_hold_us(server: servers.Server) -> None:
     async def leave() -> None:
         with contextlib.ExitStack() as stack:
@@ -659,6 +669,7 @@ def test_a_server_that_dies_meanwhile_does_not_hide_what_happened(
     wait_until_alone(server)
 
 
+@one_version
 def test_a_connect_that_is_cancelled_leaves_nothing(server: servers.Server) -> None:
     async def cancel() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:

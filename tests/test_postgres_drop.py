@@ -24,6 +24,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
         yield running
 
 
+one_version = servers.on_one_version("server")
+
+
 def drop(
     server: servers.Server,
     name: str,
@@ -52,6 +55,7 @@ def test_one_that_is_gone_is_no_failure(server: servers.Server) -> None:
     assert drop(server, "never_was").outcome is DropOutcome.GONE
 
 
+@one_version
 @pytest.mark.parametrize(
     "name", ['a"b', "line\nfeed", "snow ☃ man", "x'; DROP DATABASE postgres; --", "\u202etxt", "%s"]
 )
@@ -63,6 +67,7 @@ def test_any_name_is_dropped_and_no_other(server: servers.Server, name: str) -> 
     assert server.databases() == before
 
 
+@one_version
 @pytest.mark.parametrize("name", ["", "a\0b", "caf\udce9"])
 def test_a_name_that_cannot_be_sent(server: servers.Server, name: str) -> None:
     result = drop(server, name)
@@ -70,6 +75,7 @@ def test_a_name_that_cannot_be_sent(server: servers.Server, name: str) -> None:
     assert result.reason.startswith("its name cannot be sent: ")
 
 
+@one_version
 def test_sessions_keep_a_database_unless_forced(server: servers.Server) -> None:
     server.sql("CREATE DATABASE occupied")
 
@@ -206,6 +212,7 @@ def test_a_hung_backend_is_survived(server: servers.Server, where: str) -> None:
     assert "victim" not in server.databases()
 
 
+@one_version
 def test_a_retry_succeeds_once_the_server_answers(
     server: servers.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +243,7 @@ def test_a_retry_succeeds_once_the_server_answers(
     assert "victim" not in server.databases()
 
 
+@one_version
 def test_a_retry_leaves_a_database_that_has_got_the_name_meanwhile(server: servers.Server) -> None:
     server.sql("CREATE DATABASE victim")
 
@@ -251,6 +259,7 @@ def test_a_retry_leaves_a_database_that_has_got_the_name_meanwhile(server: serve
     server.sql("DROP DATABASE victim")
 
 
+@one_version
 def test_a_connection_that_the_server_ends_is_a_failure(server: servers.Server) -> None:
     server.sql("CREATE DATABASE leaked")
 

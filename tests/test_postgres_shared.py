@@ -17,7 +17,16 @@ from typing import Any
 import asyncpg
 import pytest
 from pgbouncer import running_pgbouncer
-from servers import VERSIONS, Server, binaries, locked_catalog, real_fill, run, running_server
+from servers import (
+    VERSIONS,
+    Server,
+    binaries,
+    locked_catalog,
+    on_one_version,
+    real_fill,
+    run,
+    running_server,
+)
 
 from e2e_runner.dbnames import quote_identifier
 from e2e_runner.model import DatabaseDefinition, LeakedDatabase, ServerAddress
@@ -47,6 +56,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with running_server(binaries(request.param), hba=HBA) as running:
         set_up(running)
         yield running
+
+
+one_version = on_one_version("server")
 
 
 # A new role is let in with its password alone; the others need none.
@@ -171,6 +183,7 @@ def test_what_two_attempts_leave_at_the_same_time_is_told_apart(server: Server, 
     run(go())
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_sessions_that_are_still_there_do_not_keep_anything(server: Server) -> None:
     async def go() -> None:
@@ -221,6 +234,7 @@ def test_what_a_script_does_to_its_own_database_is_no_leak(server: Server) -> No
     run(go())
 
 
+@one_version
 def test_a_leak_that_is_a_template_is_kept_and_with_it_its_role(server: Server) -> None:
     token = new_token()
 
@@ -275,6 +289,7 @@ def test_a_leak_with_a_replication_slot_or_under_protection_is_kept(server: Serv
         server.sql(f"DROP ROLE test_e2e_{token}_r1")
 
 
+@one_version
 def test_databases_of_others_survive(server: Server) -> None:
     async def go() -> None:
         async with opened(server) as shared, opened(server, user="other") as unrelated:
@@ -298,6 +313,7 @@ def test_databases_of_others_survive(server: Server) -> None:
         server.sql("DROP DATABASE foreign_2")
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_two_runs_at_once_do_not_see_each_other(server: Server) -> None:
     async def go() -> None:
@@ -316,6 +332,7 @@ def test_two_runs_at_once_do_not_see_each_other(server: Server) -> None:
     run(go())
 
 
+@one_version
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.usefixtures("unchanged")
 def test_leaving_in_the_middle_of_everything_leaves_nothing(server: Server, seed: int) -> None:
@@ -358,6 +375,7 @@ async def write_a_table(address: ServerAddress, _: DatabaseDefinition) -> None:
         await connection.execute("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")
 
 
+@one_version
 def test_kept_databases_outlive_the_run_and_the_next_one(server: Server) -> None:
     before = server.databases(), server.roles()
 
@@ -434,6 +452,7 @@ def test_what_a_killed_run_left_is_dropped_by_the_next_and_not_before(server: Se
     assert not made & server.databases()
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_only_what_runs_made_is_dropped_when_one_begins(server: Server) -> None:
     dead = new_token()
@@ -470,6 +489,7 @@ def test_only_what_runs_made_is_dropped_when_one_begins(server: Server) -> None:
             server.sql(f"DROP ROLE {role}")
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_sessions_tell_that_a_run_lives_which_lost_its_lease(server: Server) -> None:
     role = f"test_e2e_{new_token()}_r1"
@@ -502,6 +522,7 @@ def test_many_names_are_counted() -> None:
 # --- connections that break, and a server that does not answer -----------------------------------
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_making_again_needs_no_second_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch
@@ -533,6 +554,7 @@ def breaking_once(method: Callable[..., Awaitable[None]]) -> Callable[..., Await
     return wrapped
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_what_cannot_be_looked_for_is_not_taken_for_nothing(
     server: Server, monkeypatch: pytest.MonkeyPatch
@@ -551,6 +573,7 @@ def test_what_cannot_be_looked_for_is_not_taken_for_nothing(
     run(go())
 
 
+@one_version
 def test_what_stays_is_told_once_and_with_the_remedy(server: Server) -> None:
     notes: list[str] = []
 
@@ -643,6 +666,7 @@ def test_without_roles_what_appeared_is_dropped_only_where_a_pattern_says_so(
     assert (server.databases(), server.roles()) == before
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_without_roles_nothing_is_dropped_that_another_example_may_be_using(server: Server) -> None:
     async def go() -> None:
@@ -662,6 +686,7 @@ def test_without_roles_nothing_is_dropped_that_another_example_may_be_using(serv
     run(go())
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_without_roles_nothing_of_another_run_is_dropped(server: Server) -> None:
     async def go() -> None:
@@ -682,6 +707,7 @@ def test_without_roles_nothing_of_another_run_is_dropped(server: Server) -> None
     run(go())
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_a_script_that_ends_our_sessions_does_not_end_the_run(server: Server) -> None:
     async def go() -> None:
@@ -739,6 +765,7 @@ def test_another_user_makes_databases_for_the_scripts_user(server: Server) -> No
     run(go())
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_a_template1_that_is_in_use_is_told_of_at_once(server: Server) -> None:
     async def go() -> None:
@@ -764,6 +791,7 @@ async def refusal(server: Server, user: str, **changes: object) -> Exception:
         return error
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_a_server_that_cannot_be_used_is_refused_with_a_remedy(server: Server) -> None:
     error = run(refusal(server, GUEST))
@@ -906,6 +934,7 @@ def test_a_template_is_filled_once_and_its_clones_are_the_scripts_own(
     run(go())
 
 
+@one_version
 @pytest.mark.usefixtures("unchanged")
 def test_a_template_that_cannot_be_filled_fails_all_who_want_it_alike(server: Server) -> None:
     filled = []

@@ -21,6 +21,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
         yield running
 
 
+one_version = servers.on_one_version("server")
+
+
 def look(server: servers.Server, *, user: str = "postgres", measured: bool = False) -> ServerState:
     async def ask() -> ServerState:
         async with connected(server.address(user=user)) as connection:
@@ -156,6 +159,7 @@ def test_whose_sessions_there_are_and_what_was_kept_is_for_all_to_see(
         server.sql(f"DROP ROLE {role}")
 
 
+@one_version
 def test_a_locked_catalog_does_not_hold_a_survey_up(
     server: servers.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +237,7 @@ def test_a_name_that_is_no_utf8_hides_nothing(server: servers.Server) -> None:
         server.sql("DROP DATABASE latin")
 
 
+@one_version
 @pytest.mark.parametrize("name", ['a"b', "line\nfeed", "snow ☃ man", "x'; DROP", "\u202etxt"])
 def test_names_come_as_they_are(server: servers.Server, name: str) -> None:
     quoted = '"' + name.replace('"', '""') + '"'
@@ -243,6 +248,7 @@ def test_names_come_as_they_are(server: servers.Server, name: str) -> None:
         server.sql(f"DROP DATABASE {quoted}")
 
 
+@one_version
 def test_only_some(server: servers.Server) -> None:
     oid = facts(server, "postgres").oid
 

@@ -491,7 +491,7 @@ def is_named(each: DatabaseFacts, criteria: Criteria) -> bool:
     )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(states, criteria_)
 def test_exactly_what_may_go_goes(state: ServerState, criteria: Criteria) -> None:
     plan = plan_sweep(state, criteria)
