@@ -24,6 +24,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/kit.py
 	$(BIN)/python benchmarks/postgres.py
+	$(BIN)/python benchmarks/parallel.py
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
