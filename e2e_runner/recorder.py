@@ -85,7 +85,6 @@ class Recorder:
         self._suspects: dict[str, str] = {}  # path -> why an attempt may have failed by isolation
         self._listened: dict[str, set[int]] = {}  # of the attempts before the last
         self._rows: list[_Row] = []  # of the whole run: a history that broke is begun anew
-        self._written = 0
         self._problems: list[str] = []
         self._told = 0
         self._wake = threading.Event()
