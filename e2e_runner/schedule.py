@@ -113,7 +113,6 @@ class Schedule:
         self._claims: dict[str, deque[_Group]] = {}  # lock -> whom it is reserved for, by turn
         self._turns = 0
         self._given = 0
-        self._last = 0  # how many of those that wait run alone at the end
         self._fresh = 0  # bytes that those will take that were started since something last ended
         for task in tasks:
             group, member = self._take_in(task)
@@ -200,7 +199,6 @@ class Schedule:
             *(self._ready, self._parked, self._reserved, self._claims),
         ):
             table.clear()
-        self._last = 0
         return [task for _, task in sorted(left, key=lambda each: each[0])]
 
     # --- the order -------------------------------------------------------------------------------
@@ -225,7 +223,6 @@ class Schedule:
             self._unstarted[lock] = self._chains[lock]
         if alone:
             rank = _ALONE_FIRST if task.failed else _ALONE_LAST
-            self._last += not task.failed
         elif task.failed:
             rank = _FAILED
         else:
@@ -283,8 +280,6 @@ class Schedule:
 
     def _look_at(self, group: _Group, memory: int | None) -> _Look:
         """Decide on a group that is ready, when all before it in the order were passed over."""
-        if group.key[0] == _ALONE_LAST and self._last < len(self._waiting):
-            return _Look.WAIT
         if (lock := self._in_the_way(group)) is not None:
             self._park(group, lock)
             return _Look.AGAIN
@@ -374,7 +369,6 @@ class Schedule:
                 self._claims[lock].popleft()
         task = group.members.pop()[3]
         del self._waiting[task.key]
-        self._last -= group.alone and not task.failed
         self._running[task.key] = task
         self._group_of[task.key] = group
         self._room -= group.weight

@@ -414,6 +414,8 @@ def test_each_starts_once_and_none_where_it_must_not(
             assert found is known[found.key]
             started.append(found.key)
             assert_safe(schedule.running.values(), jobs)
+            if jobs > 1 and found.exclusive and not found.failed:
+                assert all(e.exclusive and not e.failed for e in schedule.waiting.values())
         # Nothing waits where nothing runs, and no job is idle for nothing.
         assert schedule.running or not schedule.waiting
         if schedule.running:
