@@ -206,15 +206,14 @@ def test_an_accepted_connection_is_told_as_it_is_elsewhere() -> None:
     [
         (status("400 Bad Request"), "[SSL: WRONG_VERSION_NUMBER]"),
         (b"\x15\x03\x03\x00\x02\x02\x28", "[SSL: SSLV3_ALERT_HANDSHAKE_FAILURE]"),
-        (b"\x16\x03\x03", "EOF occurred in violation of protocol"),
+        (b"\x16\x03\x03", "EOF"),  # each Python has its own sentence
     ],
 )
 def test_what_is_wrong_with_tls_is_told_as_it_is_elsewhere(data: bytes, words: str) -> None:
     async def blurt(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(data)
-        writer.write_eof()
-        await hang(reader, writer)
+        writer.close()
 
     assert words in same_words(*run(both(blurt, "https")))
 
