@@ -26,7 +26,7 @@ from harness import (
     wait_gone,
     wait_until,
 )
-from servers import Server, running_server, some_binaries
+from servers import Server, psql, running_server, some_binaries
 
 from e2e_runner import rundir
 from e2e_runner.trees import MARK
@@ -362,6 +362,8 @@ def test_what_may_be_the_doing_of_the_isolation(isolated: Project) -> None:
     assert made.statuses["examples/by_companion.py"] == "blocked"
     assert {result["network"] for result in made.results.values()} == {"isolated"}
     assert made.statuses["examples/passes.py"] == "passed"
+    notes = made.results["examples/passes.py"]["notes"]
+    assert notes == ["it tried to get beyond its network, in vain"]
 
 
 # --- where there are none ------------------------------------------------------------------------
@@ -487,6 +489,42 @@ def test_databases_are_filled_before_they_are_taken_inside(isolated: Project) ->
         ASKS + "assert run(database=os.environ['DB'], sql='SELECT name FROM planets') == 'Mars'\n",
     )
     assert attempt(isolated).statuses == {"examples/reads.py": "passed"}
+
+
+@pytest.mark.parametrize("scope", ["example", "run"])
+def test_what_is_kept_of_a_failure_can_be_looked_at_from_the_host(
+    isolated: Project, scope: str
+) -> None:
+    config = isolated.root / "e2e-run.toml"
+    config.write_text(config.read_text() + f'[postgres]\nscope = "{scope}"\n')
+    isolated.write(
+        "examples/fails.py",
+        ASKS
+        + """
+run(sql="CREATE TABLE evidence AS SELECT 'from inside' AS what")
+raise SystemExit(os.environ["PGDATABASE"])
+""",
+    )
+    result = attempt(isolated, keep_databases=True)["examples/fails.py"]
+    [note] = [note for note in result["notes"] if "e2e-run postgres" in note]
+    folder = note.rpartition("e2e-run postgres ")[2]
+    database = result["output_tail"].strip()
+    home = {"HOME": str(isolated.root)}
+    with isolated.start("postgres", folder, env=home) as serving:
+        try:
+            assert serving.stdout is not None
+            url = next(
+                word
+                for line in serving.stdout
+                for word in line.split()
+                if word.startswith("postgresql://")
+            )
+            where = url.rpartition("/")[0] + f"/{database}"
+            answer = psql(some_binaries(), "SELECT what FROM evidence", where=[where])
+            assert answer == ["from inside"]
+        finally:
+            serving.send_signal(signal.SIGINT)
+            serving.communicate(timeout=60)
 
 
 def test_one_server_for_the_run_is_led_to(isolated: Project) -> None:
