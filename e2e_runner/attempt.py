@@ -21,7 +21,7 @@ from e2e_runner.databases import Coming, Grant, NoDatabase
 from e2e_runner.events import Event, OutputWritten, Phase, PhaseChanged, Warned
 from e2e_runner.handover import COMPANIONS, companion_url, encode_companions
 from e2e_runner.hints import Diagnosis, HintFacts, Rule, diagnose, leak_advice, timeout_advice
-from e2e_runner.isolation import NETWORK, Signs, suspicion
+from e2e_runner.isolation import NETWORK, Signs, ports_in, shortfall, suspicion
 from e2e_runner.model import (
     Endpoint,
     Example,
@@ -273,6 +273,8 @@ class Attempt:
             *(self._past.ports if self._past else ()),
         }
         reached = self._own.reached if self._own else frozenset()
+        in_source = (port for each in parts for port in each.ports)
+        in_environment = ports_in({**self._around.environ, **self._settings.env})
         return Signs(
             status=status,
             cause=diagnosis.cause,
@@ -282,10 +284,20 @@ class Attempt:
             datagrams=self._refusals.datagrams,
             local_resolver=bool(self._refusals.datagrams) and has_local_resolver(),
             own_ports=frozenset(own),
-            source_ports=tuple(dict.fromkeys(port for each in parts for port in each.ports)),
+            source_ports=tuple(dict.fromkeys([*in_source, *in_environment])),
             host_ports=frozenset(each.port for each in ports.listening()),
             reached=frozenset(each.port for each in reached),
         )
+
+    def _shortfall(self, status: Status) -> str:
+        refusals = self._refusals
+        signs = Signs(
+            status=status,
+            no_route=refusals.no_route,
+            datagrams=refusals.datagrams,
+            local_resolver=bool(refusals.datagrams) and has_local_resolver(),
+        )
+        return shortfall(signs)
 
     # --- databases -----------------------------------------------------------------------------
 
@@ -637,6 +649,8 @@ class Attempt:
                 self._hints.extend(diagnosis.hints)
                 if diagnosis.cause == PORT_IN_USE:
                     self._hints.extend(self._name_holders(diagnosis.details.get("port")))
+        if missed := self._shortfall(status):
+            self._notes.append(missed)
         if status is Status.LEAKED:
             self._hints.extend(leak_advice(facts.leaks))
         if cause == "time-limit" and facts.step is not None:

@@ -1,5 +1,6 @@
 """Which network an example gets, and whether that is what it failed of. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
@@ -11,11 +12,16 @@ LOOPBACK = ("127.0.0.1", "::1")
 
 _NO_NAMES = "no DNS in its network"
 _NO_ROUTE = "no route beyond its network"
+_REFUSED_SOMEWHERE = "a connection was refused that may be for a service of the machine"
 
 # Blocked by a companion, that is: what is blocked by anything else has nothing to do with the network.
 _MAY_BE_HINDERED = frozenset({Status.FAILED, Status.TIMEOUT, Status.BLOCKED})
+_MAY_HAVE_MISSED = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})
 _UNREACHABLE = "unreachable"
 _REFUSED = frozenset({"connection-refused", "database"})  # causes whose `port` was refused
+_LOCAL_PORT = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\]):(\d+)")
+_PORT = re.compile(r"\d{1,5}", re.ASCII)
+_PORTS = 65536
 _FIRST_OWN_ADDRESS = int(IPv4Address("127.1.0.1"))
 
 
@@ -31,7 +37,7 @@ class Signs:
     datagrams: int = 0  # that nobody took
     local_resolver: bool = False  # names are resolved by a service of the machine, on loopback
     own_ports: frozenset[int] = frozenset()  # that the example serves, or means to
-    source_ports: tuple[int, ...] = ()  # in its source
+    source_ports: tuple[int, ...] = ()  # in its source and its environment
     host_ports: frozenset[int] = frozenset()  # listened on by the machine
     reached: frozenset[int] = frozenset()  # of the machine's ports, those that it gets to
 
@@ -61,21 +67,55 @@ def suspicion(signs: Signs) -> str:
         return _NO_NAMES
     if signs.no_route or signs.cause == _UNREACHABLE:
         return _NO_ROUTE
+    return _refused(signs)
+
+
+def _refused(signs: Signs) -> str:
+    """Say whose a refused connection may have been meant for."""
     told = _port(signs.details.get("port")) if signs.cause in _REFUSED else None
+    foreign = signs.host_ports - signs.own_ports - signs.reached
     if told is None and not signs.refused:
         return ""
-    foreign = signs.host_ports - signs.own_ports - signs.reached
     for port in signs.source_ports if told is None else (told,):
         if port in foreign:
             return (
                 f"localhost:{port} is a service of the machine: "
                 f'declare reach = ["localhost:{port}"]'
             )
-    return ""
+    # Without a server of its own it was somebody else's that it wanted.
+    unnamed = told is None and (signs.cause == "connection-refused" or not signs.own_ports)
+    return _REFUSED_SOMEWHERE if unnamed and foreign else ""
+
+
+def shortfall(signs: Signs) -> str:
+    """Say what a pass in isolation may have missed, as where a script skips what it cannot reach.
+
+    >>> shortfall(Signs(status=Status.PASSED, no_route=1))
+    'it tried to get beyond its network, in vain'
+    """
+    if signs.status not in _MAY_HAVE_MISSED:
+        return ""
+    beyond = signs.no_route or (signs.datagrams and signs.local_resolver)
+    return "it tried to get beyond its network, in vain" if beyond else ""
 
 
 def _port(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
+
+
+def ports_in(environ: Mapping[str, str]) -> tuple[int, ...]:
+    """List the ports of this machine that variables name.
+
+    >>> ports_in({"REDIS_URL": "redis://localhost:6379/0", "SMTP_PORT": "1025", "HOME": "/home/me"})
+    (6379, 1025)
+    """
+    found: dict[int, None] = {}
+    for name, value in environ.items():
+        told = _LOCAL_PORT.findall(value)
+        if name.endswith("PORT"):
+            told.append(value)
+        found.update((int(port), None) for port in told if _PORT.fullmatch(port))
+    return tuple(port for port in found if 0 < port < _PORTS)
 
 
 # --- names and addresses -------------------------------------------------------------------------

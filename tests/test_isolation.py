@@ -13,6 +13,7 @@ from e2e_runner.isolation import (
     is_address,
     mode_for,
     resolves_here,
+    shortfall,
     suspicion,
 )
 from e2e_runner.model import Endpoint, NetworkMode, NetworkTier, Past, Status
@@ -44,6 +45,7 @@ def test_the_network_of_an_example(
 
 FAILED = Signs(status=Status.FAILED)
 REDIS = 'localhost:6379 is a service of the machine: declare reach = ["localhost:6379"]'
+SOMEWHERE = "a connection was refused that may be for a service of the machine"
 ASKS_REDIS = Signs(
     status=Status.FAILED,
     cause="connection-refused",
@@ -73,7 +75,7 @@ SILENT = replace(ASKS_REDIS, cause=None, details={}, source_ports=(8000, 6379))
         # services of the machine
         (ASKS_REDIS, REDIS),
         (replace(ASKS_REDIS, cause="database"), REDIS),
-        (replace(ASKS_REDIS, cause="assertion"), ""),  # whose `port` is none that was refused
+        (replace(ASKS_REDIS, cause="assertion"), SOMEWHERE),  # whose `port` was not refused
         (replace(ASKS_REDIS, refused=0), REDIS),
         (replace(ASKS_REDIS, host_ports=frozenset({22})), ""),
         (replace(ASKS_REDIS, own_ports=frozenset({6379})), ""),
@@ -85,10 +87,19 @@ SILENT = replace(ASKS_REDIS, cause=None, details={}, source_ports=(8000, 6379))
         (replace(SILENT, status=Status.TIMEOUT), REDIS),
         (replace(SILENT, cause="connection-refused", details={"port": "?"}), REDIS),
         (replace(SILENT, refused=0), ""),
-        (replace(SILENT, source_ports=(8000,)), ""),
         (replace(SILENT, own_ports=frozenset({8000, 6379})), ""),
+        (replace(SILENT, source_ports=(8000,), own_ports=frozenset({8000})), ""),
+        # none is named anywhere, and it serves nothing that it may have waited for, or says as much
+        (replace(SILENT, source_ports=(8000,)), SOMEWHERE),
+        (replace(SILENT, source_ports=(), host_ports=frozenset()), ""),
+        (
+            replace(
+                SILENT, source_ports=(), own_ports=frozenset({8000}), cause="connection-refused"
+            ),
+            SOMEWHERE,
+        ),
         (replace(SILENT, own_ports=frozenset({8000})), REDIS),
-        (replace(SILENT, reached=frozenset({6379})), ""),
+        (replace(SILENT, reached=frozenset({22, 6379})), ""),
         # a companion may be hindered as the script may
         (replace(SILENT, status=Status.BLOCKED), REDIS),
     ],
@@ -104,6 +115,16 @@ def test_what_is_ok_is_never_suspect(status: Status) -> None:
     signs = replace(ASKS_REDIS, no_route=1, datagrams=1, local_resolver=True, status=status)
     assert suspicion(signs) == ""
     assert suspicion(replace(signs, cause="dns")) == ""
+
+
+@pytest.mark.parametrize("status", [Status.PASSED, Status.SERVED, Status.LEAKED])
+def test_what_a_pass_may_have_missed(status: Status) -> None:
+    missed = "it tried to get beyond its network, in vain"
+    assert shortfall(Signs(status=status, no_route=1)) == missed
+    assert shortfall(Signs(status=status, datagrams=1, local_resolver=True)) == missed
+    assert shortfall(Signs(status=status, datagrams=1)) == ""
+    assert shortfall(Signs(status=status, refused=9)) == ""
+    assert shortfall(Signs(status=Status.FAILED, no_route=1)) == ""
 
 
 HOSTS = st.sampled_from(["localhost", "127.0.0.1", "::1", "10.1.2.3", "db", "redis", "a.b.c"])
