@@ -287,7 +287,13 @@ class Attempt:
             source_ports=tuple(dict.fromkeys([*in_source, *in_environment])),
             host_ports=frozenset(each.port for each in ports.listening()),
             reached=frozenset(each.port for each in reached),
+            databases=self._own_database_port(),
         )
+
+    def _own_database_port(self) -> int | None:
+        """Give the port of its network at which it has a server to itself."""
+        alone = self._own is not None and self._grant is not None and not self._grant.services
+        return int(self._given["PGPORT"]) if alone else None
 
     def _shortfall(self, status: Status) -> str:
         refusals = self._refusals

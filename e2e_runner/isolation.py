@@ -18,7 +18,8 @@ _REFUSED_SOMEWHERE = "a connection was refused that may be for a service of the 
 _MAY_BE_HINDERED = frozenset({Status.FAILED, Status.TIMEOUT, Status.BLOCKED})
 _MAY_HAVE_MISSED = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})
 _UNREACHABLE = "unreachable"
-_REFUSED = frozenset({"connection-refused", "database"})  # causes whose `port` was refused
+_DATABASE = "database"
+_REFUSED = frozenset({"connection-refused", _DATABASE})  # causes whose `port` was refused
 _LOCAL_PORT = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\]):(\d+)")
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
 _PORTS = 65536
@@ -40,6 +41,7 @@ class Signs:
     source_ports: tuple[int, ...] = ()  # in its source and its environment
     host_ports: frozenset[int] = frozenset()  # listened on by the machine
     reached: frozenset[int] = frozenset()  # of the machine's ports, those that it gets to
+    databases: int | None = None  # the port of its network at which it has a server to itself
 
 
 def mode_for(wanted: NetworkMode, tier: NetworkTier, past: Past | None) -> NetworkMode:
@@ -67,7 +69,14 @@ def suspicion(signs: Signs) -> str:
         return _NO_NAMES
     if signs.no_route or signs.cause == _UNREACHABLE:
         return _NO_ROUTE
-    return _refused(signs)
+    return _hidden(signs) or _refused(signs)
+
+
+def _hidden(signs: Signs) -> str:
+    """Say whose users and databases it looked for, in vain, on a server that stands in its place."""
+    looked_for = signs.cause == _DATABASE and not {"database", "user"}.isdisjoint(signs.details)
+    port = signs.databases
+    return _of_the_machine(port) if looked_for and port in signs.host_ports else ""
 
 
 def _refused(signs: Signs) -> str:
@@ -78,13 +87,14 @@ def _refused(signs: Signs) -> str:
         return ""
     for port in signs.source_ports if told is None else (told,):
         if port in foreign:
-            return (
-                f"localhost:{port} is a service of the machine: "
-                f'declare reach = ["localhost:{port}"]'
-            )
+            return _of_the_machine(port)
     # Without a server of its own it was somebody else's that it wanted.
     unnamed = told is None and (signs.cause == "connection-refused" or not signs.own_ports)
     return _REFUSED_SOMEWHERE if unnamed and foreign else ""
+
+
+def _of_the_machine(port: int | None) -> str:
+    return f'localhost:{port} is a service of the machine: declare reach = ["localhost:{port}"]'
 
 
 def shortfall(signs: Signs) -> str:

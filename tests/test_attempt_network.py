@@ -478,6 +478,19 @@ def _folders_of(place: Project) -> list[Path]:
     return found
 
 
+def test_a_server_of_the_machine_that_is_hidden_is_suspected(isolated: Project) -> None:
+    for name, where in {"user": "maria:secret@localhost", "database": "postgres@localhost"}.items():
+        isolated.write(f"examples/{name}.py", ASKS + f"run('postgresql://{where}:5432/shop')\n")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # taken: then it is served already
+            stack.enter_context(socket.create_server(("127.0.0.1", 5432)))
+        made = attempt(isolated)
+    assert made.statuses == {"examples/user.py": "failed", "examples/database.py": "failed"}
+    for result in made.results.values():
+        assert result["cause"] == "database", result
+        assert result["isolation_suspect"].startswith("localhost:5432 is a service of the machine")
+
+
 def test_databases_are_filled_before_they_are_taken_inside(isolated: Project) -> None:
     isolated.write(
         "schema.sql", "CREATE TABLE planets (name text); INSERT INTO planets VALUES ('Mars');"

@@ -53,6 +53,14 @@ ASKS_REDIS = Signs(
     refused=1,
     host_ports=frozenset({22, 6379}),
 )
+POSTGRES = 'localhost:5432 is a service of the machine: declare reach = ["localhost:5432"]'
+OTHER_SERVER = Signs(
+    status=Status.FAILED,
+    cause="database",
+    details={"user": "maria"},
+    host_ports=frozenset({22, 5432}),
+    databases=5432,
+)
 SILENT = replace(ASKS_REDIS, cause=None, details={}, source_ports=(8000, 6379))
 
 
@@ -100,6 +108,14 @@ SILENT = replace(ASKS_REDIS, cause=None, details={}, source_ports=(8000, 6379))
         ),
         (replace(SILENT, own_ports=frozenset({8000})), REDIS),
         (replace(SILENT, reached=frozenset({22, 6379})), ""),
+        # its own server stands where that of the machine is, whose users and databases it wants
+        (OTHER_SERVER, POSTGRES),
+        (replace(OTHER_SERVER, details={"database": "shop"}), POSTGRES),
+        (replace(OTHER_SERVER, details={"name": "planets"}), ""),
+        (replace(OTHER_SERVER, cause="unique-violation"), ""),
+        (replace(OTHER_SERVER, databases=5433), ""),
+        (replace(OTHER_SERVER, databases=None), ""),
+        (replace(OTHER_SERVER, host_ports=frozenset({22})), ""),
         # a companion may be hindered as the script may
         (replace(SILENT, status=Status.BLOCKED), REDIS),
     ],
