@@ -369,9 +369,9 @@ def test_what_may_be_the_doing_of_the_isolation(isolated: Project) -> None:
 # --- where there are none ------------------------------------------------------------------------
 
 
-def limited(networks: int) -> list[str]:
-    """Give a command that runs another where so many networks can be made."""
-    allow = f'echo {networks} > /proc/sys/user/max_net_namespaces && exec "$@"'
+def limited(count: int, kind: str = "net") -> list[str]:
+    """Give a command that runs another where so many namespaces of a kind can be made."""
+    allow = f'echo {count} > /proc/sys/user/max_{kind}_namespaces && exec "$@"'
     return ["unshare", "--user", "--map-root-user", "sh", "-c", allow, "sh"]
 
 
@@ -408,6 +408,29 @@ def test_when_networks_run_out_the_rest_is_for_the_host(isolated: Project) -> No
         assert each["isolation_suspect"].startswith("it cannot have a network of its own: ")
     assert len(made.warnings) == 1
     assert made.warnings[0].startswith("an example that would run in a network of its own cannot: ")
+
+
+def test_where_names_cannot_lead_anywhere_it_is_blocked(isolated: Project) -> None:
+    reach = 'reach = ["db.test:5432"]'
+    isolated.write("examples/insists.py", metadata(reach, 'network = "isolated"') + "print(1)\n")
+    isolated.write("examples/may.py", metadata(reach) + "print(1)\n")
+    isolated.write("examples/_server.py", metadata("ports = [8000]") + SERVES)
+    isolated.write("examples/needs.py", metadata(reach, 'needs = ["_server.py"]') + "print(1)\n")
+    made = attempt(isolated, prefix=limited(0, "mnt"))
+    assert set(made.statuses.values()) == {"blocked"}, made.results
+    why = "the names of its services cannot be put into its /etc/hosts: "
+    for result in made.results.values():
+        assert result["cause"] == "network"
+        assert why in result["reason"]
+        assert result["network"] is None
+    suspects = {path: result["isolation_suspect"] != "" for path, result in made.results.items()}
+    assert suspects == {
+        "examples/insists.py": False,
+        "examples/may.py": True,
+        "examples/needs.py": True,
+    }
+    assert any('network = "auto"' in hint for hint in made["examples/insists.py"]["hints"])
+    assert len([each for each in made.warnings if why in each]) == 1
 
 
 # --- databases -----------------------------------------------------------------------------------
