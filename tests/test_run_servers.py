@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pytest
 from harness import Outcome, Project, free_port, project
 
+SIDE_BY_SIDE = {"E2E_RUN_JOBS": "4"}  # they spend their time waiting
+
 ASKS = """
 import os, urllib.request
 url = f"http://127.0.0.1:{os.environ['E2E_CHILD_PORT']}/"
@@ -98,7 +100,10 @@ def ran() -> Iterator[Ran]:
     with project() as made:
         ports = {
             name: free_port()
-            for name in ("http", "tcp", "log", "503", "no", "undeclared", "a", "b", "c", "ends")
+            for name in (
+                *("http", "tcp", "log", "cleanly", "503", "no", "undeclared", "a", "b", "c"),
+                "ends",
+            )
         }
         go = made.root / "go"
 
@@ -124,8 +129,8 @@ def ran() -> Iterator[Ran]:
         add(
             made,
             "stops_cleanly.py",
-            env(ports["log"]),
-            f'serve = "tcp://{at("log")}"',
+            env(ports["cleanly"]),
+            f'serve = "tcp://{at("cleanly")}"',
             source=STOPS_CLEANLY,
         )
         add(made, "stubborn.py", 'serve = "log:ready$"', 'grace = "200ms"', source=IGNORES_ALL)
@@ -134,14 +139,14 @@ def ran() -> Iterator[Ran]:
             "always_503.py",
             f'env = {{ E2E_CHILD_PORT = "{ports["503"]}", E2E_CHILD_GO = "{go}" }}',
             f'serve = "http://{at("503")}/health"',
-            'timeout = "1s"',
+            'timeout = "3s"',
             child="server_slow_ready.py",
         )
         add(made, "no_tcp.py", f'serve = "tcp://{at("no")}"', 'timeout = "1s"', child="hang.py")
-        add(made, "no_line.py", 'serve = "log:^ready"', 'timeout = "700ms"', child="hang.py")
+        add(made, "no_line.py", 'serve = "log:^ready"', 'timeout = "2500ms"', child="hang.py")
         add(made, "dies.py", f'serve = "tcp://{at("no")}"', child="server_dies.py")
         add(made, "ends.py", 'serve = "log:never written"', child="passes.py")
-        add(made, "undeclared.py", env(ports["undeclared"]), 'timeout = "1500ms"', child=server)
+        add(made, "undeclared.py", env(ports["undeclared"]), 'timeout = "3s"', child=server)
         add(made, "first.py", env(ports["a"]), f"ports = [{ports['a']}]", child=server)
         add(
             made,
@@ -177,7 +182,7 @@ def ran() -> Iterator[Ran]:
             *("no_tcp.py", "no_line.py", "dies.py", "ends.py", "undeclared.py"),
             *("asks.py", "outlives.py"),
         ]
-        yield Ran(project=made, outcome=made.run(*selected), ports=ports)
+        yield Ran(project=made, outcome=made.run(*selected, env=SIDE_BY_SIDE), ports=ports)
 
 
 @pytest.mark.parametrize(
@@ -216,12 +221,12 @@ def test_a_server_that_is_not_ready_in_time_says_what_was_missing(ran: Ran) -> N
     assert {(example["status"], example["cause"]) for example in seen} == {("timeout", "not-ready")}
     assert [example["reason"].partition(": ") for example in seen] == [
         (
-            *("not ready after 1s", ": "),
+            *("not ready after 3s", ": "),
             f"http://127.0.0.1:{ran.ports['503']}/health: last answer: 503 Service Unavailable",
         ),
         ("not ready after 1s", ": ", f"tcp://127.0.0.1:{ran.ports['no']}: connection refused"),
         (
-            *("not ready after 700ms", ": "),
+            *("not ready after 2.5s", ": "),
             "log:^ready: no line of the output matched; the last one: hanging",
         ),
     ]
@@ -287,7 +292,7 @@ def blocked() -> Iterator[Ran]:
             "never_ready.py",
             f'env = {{ E2E_CHILD_PORT = "{ports["503"]}", E2E_CHILD_GO = "/nonexistent" }}',
             f'serve = "http://127.0.0.1:{ports["503"]}/"',
-            'timeout = "700ms"',
+            'timeout = "3s"',
             child="server_slow_ready.py",
         )
         add(made, "dies.py", f"ports = [{ports['dies']}]", child="server_dies.py")
@@ -312,7 +317,7 @@ def blocked() -> Iterator[Ran]:
         names = [file.name for file in made.root.glob("needs_*.py")]
         yield Ran(
             project=made,
-            outcome=made.run("shadowed.py", *sorted(names)),
+            outcome=made.run("shadowed.py", *sorted(names), env=SIDE_BY_SIDE),
             ports=ports,
         )
 
@@ -326,7 +331,7 @@ def test_a_run_with_blocked_examples_only_exits_3(blocked: Ran) -> None:
 def test_an_example_whose_companion_is_not_ready_is_blocked(blocked: Ran) -> None:
     example = blocked.outcome.examples["needs_never_ready.py"]
     assert (example["cause"], example["attempts"]) == ("companion-not-ready", 0)
-    assert example["reason"].startswith("companion never_ready.py: not ready after 7")
+    assert example["reason"].startswith("companion never_ready.py: not ready after 3")
     assert example["reason"].endswith("last answer: 503 Service Unavailable")
     # Its last lines are shown too: those before it was stopped, which tell why.
     assert "KeyboardInterrupt" not in example["output_tail"]
@@ -397,7 +402,8 @@ def test_only_what_is_a_server_is_advised_to_say_so() -> None:
         made.write("examples/wraps.sh", f"{serves} {port}\necho over\n")
         made.write("examples/asks.sh", f"{serves} {other} &\nsleep 1000\n")
         names = ("beside.py", "step.py", "wraps.sh", "asks.sh")
-        done = made.run("--timeout", "3s", *(f"examples/{name}" for name in names))
+        chosen = [f"examples/{name}" for name in names]
+        done = made.run("--timeout", "3s", *chosen, env=SIDE_BY_SIDE)
     advised = {
         path: [hint for hint in example["hints"] if "a server by design" in hint]
         for path, example in done.examples.items()
