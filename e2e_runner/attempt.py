@@ -136,6 +136,8 @@ class Attempt:
             await self._give_back(judgement.status)
             return self._result(facts, judgement)
         finally:
+            if self._coming is not None:
+                await self._around.databases.drop(self._coming)
             await self._close_network()
 
     # --- preflight -----------------------------------------------------------------------------

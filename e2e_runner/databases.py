@@ -232,6 +232,18 @@ class Databases:
                 return grant
         return await self._give(example, network, ahead=False)
 
+    async def drop(self, coming: Coming) -> None:
+        """Give back what was made ahead for an attempt that takes nothing; harmless when it was taken."""
+        if coming not in self._coming:
+            return
+        self._coming.discard(coming)
+        coming.task.cancel()
+        await asyncio.wait([coming.task])
+        if not coming.task.cancelled() and coming.task.exception() is None:
+            grant = coming.task.result()
+            if grant is not None:
+                await self.release(grant, keep=None)
+
     async def left_behind(self, grant: Grant) -> tuple[LeakedDatabase, ...]:
         """List the databases that an attempt left. Raises NoDatabase when that cannot be known."""
         found = await self._in_time(grant.left_behind())

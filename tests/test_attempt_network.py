@@ -527,6 +527,32 @@ def test_databases_are_filled_before_they_are_taken_inside(isolated: Project) ->
     assert attempt(isolated).statuses == {"examples/reads.py": "passed"}
 
 
+def test_what_was_made_for_a_blocked_attempt_is_given_back_at_once(place: Project) -> None:
+    place.write("examples/a_first.py", ASKS + "run()\n")
+    place.write(
+        "examples/c_last.py",
+        ASKS
+        + """
+import pathlib
+data = pathlib.Path(run(sql="SELECT current_setting('data_directory')"))
+own = data / "postmaster.pid"
+deadline = time.monotonic() + 20
+while (there := list(data.parent.parent.glob("*/data/postmaster.pid"))) != [own]:
+    assert time.monotonic() < deadline, there
+    time.sleep(0.01)
+""",
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        place.write("examples/b_blocked.py", metadata(f"ports = [{port}]") + ASKS + "run()\n")
+        done = place.run(env={"HOME": str(place.root)})
+    assert done.statuses == {
+        "examples/a_first.py": "passed",
+        "examples/b_blocked.py": "blocked",
+        "examples/c_last.py": "passed",
+    }, done.stdout
+
+
 @pytest.mark.parametrize("scope", ["example", "run"])
 def test_what_is_kept_of_a_failure_can_be_looked_at_from_the_host(
     isolated: Project, scope: str
