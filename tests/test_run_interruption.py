@@ -354,7 +354,7 @@ def test_a_script_that_kills_its_keeper_is_lost_and_the_run_goes_on(tiered: Plac
 
 def test_a_killed_spawner_costs_only_what_needs_it(place: Place) -> None:
     names = children(place.project, "passes.py", "hang.py", "daemon.py", "passes.py")
-    with place.project.running("-t", "1s", "--grace", "1s", *names, **place.how) as running:
+    with place.project.running("-t", "3s", "--grace", "1s", *names, **place.how) as running:
         wait_lines(place.ready)
         running.offspring()[0].kill()
         outcome = running.outcome(timeout=30)
