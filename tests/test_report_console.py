@@ -995,9 +995,9 @@ def test_many_skipped_ones_are_grouped() -> None:
 
 def test_ten_thousand_examples_take_no_seconds() -> None:
     events = history([*many(9_000), *many(1_000, Status.LEAKED)])
-    begun = time.perf_counter()
+    begun = time.process_time()
     say(events)
-    assert time.perf_counter() - begun < 8  # PYTHONDEVMODE and a busy machine included
+    assert time.process_time() - begun < 8  # PYTHONDEVMODE included
 
 
 def test_prose_is_cut_at_its_end() -> None:

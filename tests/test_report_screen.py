@@ -97,7 +97,7 @@ def test_plain_text_comes_back_as_it_is(line: str) -> None:
     ids=["right", "down", "unterminated", "digits", "tabs", "overwritten", "line feeds"],
 )
 def test_hostile_output_costs_little(output: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     lines = render(output)
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
     assert sum(map(len, lines)) <= 60_000

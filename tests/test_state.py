@@ -155,7 +155,7 @@ def test_ten_thousand_examples_cost_little() -> None:
         Result(path=f"examples/{n}.py", status=Status.PASSED, attempts=1) for n in range(10_000)
     ]
     events = history(results)
-    begun = time.perf_counter()
+    begun = time.process_time()
     state = play(events, [])
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
     assert state.counts[Status.PASSED] == 10_000
