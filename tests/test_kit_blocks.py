@@ -677,8 +677,9 @@ def test_timeout_while_leaving_for_a_failure_does_not_hide_it(tmp_path: Path) ->
     source = """
 async def main():
     try:
-        async with asyncio.timeout(0.05):
+        async with asyncio.timeout(None) as limit:
             async with block(leaving="stay"):
+                limit.reschedule(0)  # it is over when the loop has its next turn
                 raise ValueError("wrong")
     except TimeoutError:
         note("hidden")
@@ -703,19 +704,17 @@ asyncio.run(go())
 @pytest.mark.parametrize("end", ["task.cancel()", "asyncio.timeout"])
 def test_cancelled_task_does_not_hide_what_has_died(end: str, tmp_path: Path) -> None:
     source = f"""
-async def work():
+async def work(end):
     async with dying():
-        note("inside")
+        end()
         await asyncio.Event().wait()
 async def main():
     if {end!r} == "asyncio.timeout":
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await work()
+            async with asyncio.timeout(None) as limit:
+                await work(lambda: limit.reschedule(0))
     else:
-        task = asyncio.create_task(work())
-        await asyncio.sleep(0.1)
-        task.cancel()
+        task = asyncio.create_task(work(lambda: task.cancel()))
         with contextlib.suppress(asyncio.CancelledError):
             await task
 asyncio.run(main())
@@ -1093,17 +1092,20 @@ def test_cancelled_task_leaves_its_block() -> None:
 def test_timeout_while_entering_gives_back_what_was_taken() -> None:
     log: list[str] = []
 
-    @contextlib.asynccontextmanager
-    async def hold() -> AsyncIterator[None]:
-        log.append("in")
-        try:
-            await asyncio.Event().wait()
-            yield
-        finally:
-            log.append("out")
-
     async def main() -> None:
-        async with asyncio.timeout(0.05), Block(hold):
+        loop = asyncio.get_running_loop()
+
+        @contextlib.asynccontextmanager
+        async def hold() -> AsyncIterator[None]:
+            log.append("in")
+            try:
+                loop.call_soon_threadsafe(limit.reschedule, 0)
+                await asyncio.Event().wait()
+                yield
+            finally:
+                log.append("out")
+
+        async with asyncio.timeout(None) as limit, Block(hold):
             pytest.fail("it never is")
 
     with pytest.raises(TimeoutError):
