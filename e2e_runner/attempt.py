@@ -10,7 +10,7 @@ import re
 import shlex
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,16 @@ from e2e_runner.answering import local_port, stranger
 from e2e_runner.databases import Coming, Grant, NoDatabase
 from e2e_runner.events import Event, OutputWritten, Phase, PhaseChanged, Warned
 from e2e_runner.handover import COMPANIONS, companion_url, encode_companions
-from e2e_runner.hints import Diagnosis, HintFacts, Rule, diagnose, leak_advice, timeout_advice
-from e2e_runner.isolation import NETWORK, Signs, ports_in, shortfall, suspicion
+from e2e_runner.hints import (
+    Diagnosis,
+    HintFacts,
+    Rule,
+    diagnose,
+    leak_advice,
+    network_advice,
+    timeout_advice,
+)
+from e2e_runner.isolation import NETWORK, Signs, ports_in, suspicion
 from e2e_runner.model import (
     Endpoint,
     Example,
@@ -53,6 +61,7 @@ from e2e_runner.verdict import Blocked, Facts, Judgement, Serving, ended_well, j
 _LINGER = 0.5
 _SHORT = 0.05  # seconds; what takes less is not worth telling
 _NOT_READY = "companion-not-ready"
+_WELL = (Status.PASSED, Status.SERVED, Status.LEAKED)
 _KEPT = (Status.FAILED, Status.TIMEOUT)  # with --keep-databases
 
 
@@ -243,10 +252,7 @@ class Attempt:
                 self._around.told.add(warning)
                 self._warn(warning)
         else:
-            self._hints.append(
-                'Make that possible, or let it run on the network of the machine: network = "auto" '
-                'or "host" in its metadata, or --network host.'
-            )
+            self._hints.append(network_advice(self._around.info.network_notes))
         return Blocked(cause=NETWORK, reason=reason)
 
     def _name_holders(self, port: str | None) -> list[str]:
@@ -266,6 +272,14 @@ class Attempt:
         if self._own is not None:
             await self._own.close()
 
+    def _suspect_isolation(self, status: Status, diagnosis: Diagnosis) -> None:
+        if self._own is None:
+            return
+        self._suspect = suspicion(self._signs(status, diagnosis))
+        insists = self._settings.network is NetworkMode.ISOLATED
+        if self._suspect and insists and status in _WELL:
+            self._notes.append(f"it may have left something out: {self._suspect}")
+
     def _signs(self, status: Status, diagnosis: Diagnosis) -> Signs:
         """Gather what may tell that the isolation is to blame."""
         parts = (self.example, *self.example.companions)
@@ -273,6 +287,7 @@ class Attempt:
             *needed_ports(self.example),
             *self._listened,
             *(self._past.ports if self._past else ()),
+            *self._given_ports(),
         }
         reached = self._own.reached if self._own else frozenset()
         in_source = (port for each in parts for port in each.ports)
@@ -296,16 +311,6 @@ class Attempt:
         """Give the port of its network at which it has a server to itself."""
         alone = self._own is not None and self._grant is not None and not self._grant.services
         return int(self._given["PGPORT"]) if alone else None
-
-    def _shortfall(self, status: Status) -> str:
-        refusals = self._refusals
-        signs = Signs(
-            status=status,
-            no_route=refusals.no_route,
-            datagrams=refusals.datagrams,
-            local_resolver=bool(refusals.datagrams) and has_local_resolver(),
-        )
-        return shortfall(signs)
 
     # --- databases -----------------------------------------------------------------------------
 
@@ -650,15 +655,14 @@ class Attempt:
                     network=self._mode,
                 ),
             )
-            if self._own is not None:
-                self._suspect = suspicion(self._signs(status, diagnosis))
+            self._suspect_isolation(status, diagnosis)
             if failed:
                 cause = diagnosis.cause or cause
                 self._hints.extend(diagnosis.hints)
                 if diagnosis.cause == PORT_IN_USE:
                     self._hints.extend(self._name_holders(diagnosis.details.get("port")))
-        if missed := self._shortfall(status):
-            self._notes.append(missed)
+        elif any(astuple(self._refusals)):
+            self._suspect_isolation(status, Diagnosis(cause=None))
         if status is Status.LEAKED:
             self._hints.extend(leak_advice(facts.leaks))
         if cause == "time-limit" and facts.step is not None:

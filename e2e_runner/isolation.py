@@ -12,12 +12,15 @@ LOOPBACK = ("127.0.0.1", "::1")
 
 _NO_NAMES = "no DNS in its network"
 _NO_ROUTE = "no route beyond its network"
-_REFUSED_SOMEWHERE = "a connection was refused that may be for a service of the machine"
+_REFUSED_SOMEWHERE = "something was refused that may be meant for a service of the machine"
+_LACKING = {  # by cause
+    "unreachable": _NO_ROUTE,
+    "no-such-address": "its network lacks an address or a device of the machine's",
+}
 
 # Blocked by a companion, that is: what is blocked by anything else has nothing to do with the network.
 _MAY_BE_HINDERED = frozenset({Status.FAILED, Status.TIMEOUT, Status.BLOCKED})
 _MAY_HAVE_MISSED = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})
-_UNREACHABLE = "unreachable"
 _DATABASE = "database"
 _REFUSED = frozenset({"connection-refused", _DATABASE})  # causes whose `port` was refused
 _LOCAL_PORT = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\]):(\d+)")
@@ -59,17 +62,27 @@ def mode_for(wanted: NetworkMode, tier: NetworkTier, past: Past | None) -> Netwo
 
 
 def suspicion(signs: Signs) -> str:
-    """Say in a few words why a failure may be the doing of the isolation; empty where it is not.
+    """Say in a few words why a verdict may be the doing of the isolation; empty where it is not.
 
-    A refused connection alone is no sign: whoever waits for a server of its own has some.
+    A pass may be one where the script leaves out what it cannot reach. A refused connection alone is
+    no sign: whoever waits for a server of its own has some.
     """
+    if signs.status in _MAY_HAVE_MISSED:
+        return _beyond(signs) or _named(signs, signs.source_ports if signs.refused else ())
     if signs.status not in _MAY_BE_HINDERED:
         return ""
-    if signs.cause == "dns" or (signs.datagrams and signs.local_resolver):
+    if signs.cause == "dns":
         return _NO_NAMES
-    if signs.no_route or signs.cause == _UNREACHABLE:
-        return _NO_ROUTE
-    return _hidden(signs) or _refused(signs)
+    if signs.cause in _LACKING:
+        return _LACKING[signs.cause]
+    return _beyond(signs) or _hidden(signs) or _refused(signs)
+
+
+def _beyond(signs: Signs) -> str:
+    """Say how it tried to get out of its network, in vain."""
+    if signs.datagrams and signs.local_resolver:
+        return _NO_NAMES
+    return _NO_ROUTE if signs.no_route else ""
 
 
 def _hidden(signs: Signs) -> str:
@@ -82,31 +95,28 @@ def _hidden(signs: Signs) -> str:
 def _refused(signs: Signs) -> str:
     """Say whose a refused connection may have been meant for."""
     told = _port(signs.details.get("port")) if signs.cause in _REFUSED else None
-    foreign = signs.host_ports - signs.own_ports - signs.reached
-    if told is None and not signs.refused:
-        return ""
-    for port in signs.source_ports if told is None else (told,):
-        if port in foreign:
-            return _of_the_machine(port)
+    if told is not None:
+        return _named(signs, (told,))
+    # What is no TCP connection counts nowhere: a Unix socket with a name of the network, say.
+    says_so = signs.cause == "connection-refused"
+    if named := _named(signs, signs.source_ports if signs.refused or says_so else ()):
+        return named
+    if signs.datagrams or (says_so and not signs.refused):
+        return _REFUSED_SOMEWHERE
     # Without a server of its own it was somebody else's that it wanted.
-    unnamed = told is None and (signs.cause == "connection-refused" or not signs.own_ports)
+    unnamed = signs.refused and (says_so or not signs.own_ports)
+    foreign = signs.host_ports - signs.own_ports - signs.reached
     return _REFUSED_SOMEWHERE if unnamed and foreign else ""
+
+
+def _named(signs: Signs, ports: Iterable[int]) -> str:
+    """Say which of the `ports` is one of the machine's services, and not led to."""
+    foreign = signs.host_ports - signs.own_ports - signs.reached
+    return next((_of_the_machine(port) for port in ports if port in foreign), "")
 
 
 def _of_the_machine(port: int | None) -> str:
     return f'localhost:{port} is a service of the machine: declare reach = ["localhost:{port}"]'
-
-
-def shortfall(signs: Signs) -> str:
-    """Say what a pass in isolation may have missed, as where a script skips what it cannot reach.
-
-    >>> shortfall(Signs(status=Status.PASSED, no_route=1))
-    'it tried to get beyond its network, in vain'
-    """
-    if signs.status not in _MAY_HAVE_MISSED:
-        return ""
-    beyond = signs.no_route or (signs.datagrams and signs.local_resolver)
-    return "it tried to get beyond its network, in vain" if beyond else ""
 
 
 def _port(text: str | None) -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from e2e_runner import text
+from e2e_runner.hints import flaky_advice
 from e2e_runner.model import Example, NetworkMode, Result, Status
 
 _FAILED = frozenset({Status.FAILED, Status.TIMEOUT})
@@ -77,6 +78,7 @@ class Turns:
         again = self._on_the_host(made) or self._alone(made)
         if again is not None:
             return again
+        made = self._unless_blocked(made)
         self._counted.append(made)
         self._note_surroundings(made)
         if self._repeat > 1:
@@ -107,7 +109,7 @@ class Turns:
         if (
             made.turn.network is NetworkMode.HOST
             or self._example.settings.network is not NetworkMode.AUTO
-            or result.status not in _HINDERED
+            or result.status not in _HINDERED | _OK
             or not result.isolation_suspect
         ):
             return None
@@ -128,6 +130,22 @@ class Turns:
             return None
         return self._next(alone=True, why=f"alone: a port was taken while {_named(made)} ran")
 
+    def _unless_blocked(self, made: _Made) -> _Made:
+        """Let a pass stand that may have left something out, where it could not be made sure of."""
+        before = self._made[-2] if len(self._made) > 1 else None
+        if (
+            before is None
+            or made.result.status not in {Status.BLOCKED, Status.SKIPPED}
+            or before.result.status not in _OK
+            or before in self._counted
+        ):
+            return made
+        doubt = (
+            f"it may have left something out: {before.result.isolation_suspect}; "
+            f"on the host network it was {made.result.status.value}: {made.result.reason}"
+        )
+        return replace(before, result=replace(before.result, notes=(*before.result.notes, doubt)))
+
     def _after_one_of_many(self, made: _Made) -> Turn | Result:
         told = len(self._counted)
         if told < self._repeat and made.result.status in _FAILED | _OK and not self._is_hopeless():
@@ -145,13 +163,14 @@ class Turns:
     def _note_surroundings(self, made: _Made) -> None:
         """Note what the attempt before this one was spoilt by."""
         before = self._made[-2] if len(self._made) > 1 else None
-        if before is None or before in self._counted:
+        if before is None or before in self._counted or made is not self._made[-1]:
             return
         how = "as well" if made.result.status in _FAILED else made.result.status.value
+        spoilt = before.result
         if before.turn.network is not made.turn.network:
+            came = spoilt.reason or spoilt.status.value
             self._notes.append(
-                f"{how} on the host network; in one of its own: {before.result.reason} "
-                f"({before.result.isolation_suspect})"
+                f"{how} on the host network; in one of its own: {came} ({spoilt.isolation_suspect})"
             )
         else:
             self._notes.append(f"{how} alone; beside {_named(before)}: {before.result.reason}")
@@ -187,7 +206,13 @@ class Turns:
             output_tail=result.output_tail,
             output_cut=result.output_cut,
             output_dropped=result.output_dropped,
-            hints=result.hints,
+            hints=(
+                *result.hints,
+                flaky_advice(
+                    failed.beside - passed.beside,
+                    other_network=failed.turn.network is not passed.turn.network,
+                ),
+            ),
             notes=(*result.notes, *passed.result.notes),
             steps=result.steps,
             happened_in=result.happened_in,
@@ -213,7 +238,7 @@ class Turns:
             before = self._made[-2:-1]
         else:
             before = self._made[-1:]
-        if not before:
+        if not before or before[0].result.status in _OK:
             return None
         return self._whole(before[0].result, "was to run once more in other surroundings")
 
