@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 
-from e2e_runner.model import Endpoint, NetworkMode, NetworkTier, Past, Status
+from e2e_runner.model import Endpoint, ExampleSettings, NetworkMode, NetworkTier, Past, Status
 
 NETWORK = "network"  # the cause of what could not be given a network of its own
 LOOPBACK = ("127.0.0.1", "::1")
@@ -47,17 +47,15 @@ class Signs:
     databases: int | None = None  # the port of its network at which it has a server to itself
 
 
-def mode_for(wanted: NetworkMode, tier: NetworkTier, past: Past | None) -> NetworkMode:
-    """Decide between ISOLATED and HOST for an example that wants `wanted`.
+def mode_for(settings: ExampleSettings, tier: NetworkTier, past: Past | None) -> NetworkMode:
+    """Decide between ISOLATED and HOST for an example with such settings.
 
     Where there is no isolation, ISOLATED stays what it is: such an example is blocked, not run elsewhere.
-
-    >>> mode_for(NetworkMode.AUTO, NetworkTier.NAMESPACE, None)
-    <NetworkMode.ISOLATED: 'isolated'>
+    One that declares what it reaches is believed: what was learned before is of no account then.
     """
-    if wanted is not NetworkMode.AUTO:
-        return wanted
-    learned = past is not None and past.network is NetworkMode.HOST
+    if settings.network is not NetworkMode.AUTO:
+        return settings.network
+    learned = past is not None and past.network is NetworkMode.HOST and not settings.reach
     return NetworkMode.HOST if learned or tier is NetworkTier.HOST else NetworkMode.ISOLATED
 
 

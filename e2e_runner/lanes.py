@@ -121,7 +121,7 @@ class Lanes:
 
     def _first(self, example: Example) -> Turn:
         tier = self._around.info.network
-        mode = mode_for(example.settings.network, tier, self._past.get(example.path))
+        mode = mode_for(example.settings, tier, self._past.get(example.path))
         turns = Turns(example, network=mode, repeat=self._around.run.repeat)
         self._turns[example.path] = turns
         return turns.first()

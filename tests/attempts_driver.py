@@ -126,7 +126,7 @@ async def _attempt_all(
             made = Attempt(
                 example,
                 around,
-                network=mode_for(example.settings.network, tier, None),
+                network=mode_for(example.settings, tier, None),
                 load_rules=load_rules,
                 forbidden=(),
                 emit=events.append,

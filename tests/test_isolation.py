@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import report_history
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +40,15 @@ BAD_ON_HOST = Past(network=HOST)
 def test_the_network_of_an_example(
     wanted: NetworkMode, tier: NetworkTier, past: Past | None, mode: NetworkMode
 ) -> None:
-    assert mode_for(wanted, tier, past) is mode
+    settings = replace(report_history.example("a.py").settings, network=wanted)
+    assert mode_for(settings, tier, past) is mode
+
+
+def test_what_declares_what_it_reaches_is_believed() -> None:
+    usual = report_history.example("a.py").settings
+    declares = replace(usual, reach=(Endpoint(host="localhost", port=6379),))
+    assert mode_for(declares, NetworkTier.NAMESPACE, BAD_ON_HOST) is ISOLATED
+    assert mode_for(declares, NetworkTier.HOST, BAD_ON_HOST) is HOST
 
 
 FAILED = Signs(status=Status.FAILED)

@@ -58,7 +58,7 @@ def shown(
         (
             "ports = [8000]",
             # Those that are known already, and those that the system chose, are not learned.
-            Past(ports=(8000, 8001, 8002, 8003, 41234)),
+            Past(ports=(8000, 8001, 8002, 8003)),
             "60s; needs port 8000; uses port 8001; opens port 8002, 8003",
         ),
         ("network = 'host'", None, "60s; uses port 8001; host network"),

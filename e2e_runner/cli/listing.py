@@ -33,7 +33,6 @@ from e2e_runner.text import cell_width, duration, limit, one_line, plural, size
 
 SCHEMA = "e2e-run-list/1"
 _WIDEST_PATH = 44  # columns; a longer path has its details on the next line
-_FIRST_BY_CHANCE = 32768  # Linux chooses from here upwards for who asks for any port
 _UNKNOWN = Past()
 _NOT_LISTED = frozenset({"config", "skip-websocket"})  # they steer how others are resolved
 
@@ -173,7 +172,7 @@ def _apart(example: Example, past: Past) -> Iterator[str]:
     settings = example.settings
     if settings.network is NetworkMode.ISOLATED:
         yield "network of its own"
-    elif mode_for(settings.network, NetworkTier.NAMESPACE, past) is NetworkMode.HOST:
+    elif mode_for(settings, NetworkTier.NAMESPACE, past) is NetworkMode.HOST:
         yield "host network"
     if settings.exclusive:
         yield "exclusive"
@@ -182,9 +181,9 @@ def _apart(example: Example, past: Past) -> Iterator[str]:
 
 
 def _learned_ports(example: Example, past: Past) -> list[int]:
-    """Give the ports that it was seen to listen on, but for those known otherwise or left to chance."""
+    """Give the ports that it was seen to listen on, but for those known otherwise."""
     known = {*example.ports, *(port for each in example.companions for port in each.ports)}
-    return [port for port in past.ports if port not in known and port < _FIRST_BY_CHANCE]
+    return [port for port in past.ports if port not in known]
 
 
 def _reasons(example: Example, past: Past, tiers: Tiers | None, width: int) -> list[str]:
@@ -200,7 +199,7 @@ def _reasons(example: Example, past: Past, tiers: Tiers | None, width: int) -> l
 def _network(example: Example, past: Past, tier: NetworkTier) -> str:
     """Say on which network an example runs, and why there."""
     wanted = example.settings.network
-    mode = mode_for(wanted, tier, past)
+    mode = mode_for(example.settings, tier, past)
     place = "a network of its own" if mode is NetworkMode.ISOLATED else "the host network"
     if mode is NetworkMode.ISOLATED and tier is NetworkTier.HOST:
         return f"will be blocked: it wants {place}, and this machine gives none"
