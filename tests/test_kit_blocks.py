@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -1211,6 +1212,15 @@ def the_loop_tells_of_an_error(loop: asyncio.AbstractEventLoop) -> None:
     loop.call_soon(lambda: 1 / 0)
 
 
+def the_script_calls_the_loop(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_exception_handler({"message": "wrong"})
+
+
+def the_kit_calls_a_loop(loop: asyncio.AbstractEventLoop) -> None:
+    # As `Block.__enter__` does, which may hold up the loop of the script right after.
+    types.FunctionType(the_script_calls_the_loop.__code__, vars(_blocks))(loop)
+
+
 def a_callback_from_the_library(loop: asyncio.AbstractEventLoop) -> None:
     loop.call_soon(LOG.error, "wrong")
 
@@ -1227,6 +1237,8 @@ def a_coroutine_of_the_script(_: asyncio.AbstractEventLoop) -> None:
     "log",
     [
         the_loop_tells_of_an_error,
+        the_script_calls_the_loop,
+        the_kit_calls_a_loop,
         a_callback_from_the_library,
         a_callback_of_the_script,
         a_coroutine_of_the_script,
@@ -1253,4 +1265,5 @@ def test_what_the_loop_calls_of_the_library_is_its_own_code(
         loop = asyncio.run(main())
     finally:
         LOG.removeHandler(handler)
-    assert interrupted == [loop if log is the_loop_tells_of_an_error else None]
+    is_its_own = log in (the_loop_tells_of_an_error, the_script_calls_the_loop)
+    assert interrupted == [loop if is_its_own else None]

@@ -839,18 +839,23 @@ def _interrupted_loop(frame: FrameType | None) -> "asyncio.AbstractEventLoop | N
     import asyncio
 
     is_called = False  # by what `frame` is now
+    is_asyncio = False
     while frame is not None:
         module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if module in ("asyncio", "selectors"):
             # What calls the callbacks, which are not the loop's own, has no public name.
-            if is_called and frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001
+            is_callback = frame.f_code is asyncio.Handle._run.__code__  # noqa: SLF001
+            if is_called and is_callback and not is_asyncio:
                 return None
-            return asyncio._get_running_loop()  # noqa: SLF001 - documented, for just this: never raises
-        if module not in sys.stdlib_module_names:
-            return None
+            is_asyncio = True
+        elif module not in sys.stdlib_module_names:
+            break
         is_called = True
         frame = frame.f_back
-    return None
+    # We may be about to hold up the script's loop, and defer what is raised here ourselves.
+    if not is_asyncio or (frame is not None and frame.f_globals is globals()):
+        return None
+    return asyncio._get_running_loop()  # noqa: SLF001 - documented, for just this: it does not raise
 
 
 _homes = _Homes()
