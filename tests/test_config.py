@@ -155,7 +155,7 @@ timout = "2m"
 grace = "soon"
 serve = "tcp://a:1"
 quiet = true
-jobs = 4
+randomize = 4
 paths = ["nowhere"]
 
 [[tool.e2e-run.overrides]]
@@ -178,7 +178,7 @@ match = "!x"
             "write it in their metadata or in an override"
         ),
         "pyproject.toml:5: quiet: is no key here: it is given on the command line, as --quiet",
-        "pyproject.toml:6: jobs: unknown key",
+        "pyproject.toml:6: randomize: unknown key",
         "pyproject.toml:11: ports: 0 is out of range",
         (
             "pyproject.toml:12: max_output: is a setting of the whole run: "
