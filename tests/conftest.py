@@ -40,9 +40,11 @@ ON_THE_PORT = ("test_docs_pages.py", "test_examples.py", "test_misbehaving.py", 
 
 # Files take seconds as a rule; these take a minute or so, and would hold up the end if they came last.
 LONG = (
-    *("test_sweep.py", "test_kit_databases.py", "test_children.py", "test_postgres_shared.py"),
-    *("test_kit_servers.py", "test_run_postgres.py", "test_postgres_drop.py", "test_embedded.py"),
-    *("test_postgres_connection.py", "test_run_interruption.py", "test_postgres_survey.py"),
+    *("test_kit_databases.py", "test_sweep.py", "test_children.py", "test_postgres_shared.py"),
+    *("test_attempt_network.py", "test_kit_servers.py", "test_embedded.py", "test_networks.py"),
+    *("test_postgres_connection.py", "test_postgres_drop.py", "test_cli_postgres.py"),
+    *("test_run_postgres.py", "test_run_bad_input.py", "test_cli_sweep.py", "test_schedule.py"),
+    *("test_run_interruption.py", "test_history_damage.py", "test_timings.py"),
 )
 
 
