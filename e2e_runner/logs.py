@@ -17,6 +17,7 @@ from e2e_runner.text import size as format_size
 
 _CHUNK = 1024 * 1024
 _TAIL = 64 * 1024  # bytes of output that reports and rules look at
+_LOOKS = 10  # for a moment in which nothing is written
 _SCAN_OVERLAP = 4096  # bytes; a match of `fail-on-output` longer than this may be missed
 
 
@@ -52,9 +53,16 @@ class Log:
             self._save_head()
             self._cut = True
             start = self._half
-        kept_from = max(start, size - self._keep)
+        kept_from, kept = start, b""
+        # What comes after the last look is lost with the cut, and may be the last words of a script.
+        for _ in range(_LOOKS):
+            size = os.fstat(self.fd).st_size
+            kept_from = max(start, size - self._keep)
+            kept = os.pread(self.fd, self._keep, kept_from)
+            if os.fstat(self.fd).st_size == size:
+                break
         self.dropped += len(self._kept) + kept_from - start
-        self._kept = os.pread(self.fd, self._keep, kept_from)
+        self._kept = kept
         os.ftruncate(self.fd, 0)
         self._read_to = 0
 

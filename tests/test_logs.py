@@ -43,6 +43,28 @@ def test_a_flood_after_the_last_look_is_bounded_when_the_log_is_closed(tmp_path:
     assert log.dropped == 7000 - 500 - 125
 
 
+def test_words_that_come_during_a_cut_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(tmp_path / "a.log", limit=1000)
+    os.write(log.fd, b"a" * 2000)
+    read, words = os.pread, [b"words\n", b"the last "]
+
+    def read_while_it_writes(fd: int, count: int, offset: int) -> bytes:
+        data = read(fd, count, offset)
+        if words:
+            os.write(log.fd, words.pop())
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", read_while_it_writes)
+        log.bound()
+    log.close()
+    assert words == []
+    assert (tmp_path / "a.log").read_bytes().endswith(b"a" * 110 + b"the last words\n")
+    assert log.dropped == 2015 - 500 - 125
+
+
 def test_one_write_far_beyond_the_limit_is_bounded_at_the_close(tmp_path: Path) -> None:
     log = Log(tmp_path / "a.log", limit=1000)
     os.write(log.fd, b"a" * 50_000)
