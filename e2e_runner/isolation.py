@@ -5,7 +5,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address
 
-from e2e_runner.model import Endpoint, ExampleSettings, NetworkMode, NetworkTier, Past, Status
+from e2e_runner.model import (
+    Endpoint,
+    ExampleSettings,
+    NetworkMode,
+    NetworkTier,
+    Past,
+    Result,
+    Status,
+)
 
 NETWORK = "network"  # the cause of what could not be given a network of its own
 LOOPBACK = ("127.0.0.1", "::1")
@@ -23,6 +31,7 @@ _MAY_BE_HINDERED = frozenset({Status.FAILED, Status.TIMEOUT, Status.BLOCKED})
 _MAY_HAVE_MISSED = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})
 _DATABASE = "database"
 _REFUSED = frozenset({"connection-refused", _DATABASE})  # causes whose `port` was refused
+_REACH = re.compile(r"reach = \[[^]]*\]")
 _LOCAL_PORT = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\]):(\d+)")
 _PORT = re.compile(r"\d{1,5}", re.ASCII)
 _PORTS = 65536
@@ -119,6 +128,19 @@ def _of_the_machine(port: int | None) -> str:
 
 def _port(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
+
+
+def remedy(result: Result) -> str:
+    """Say what would settle whether a failure is the doing of the isolation."""
+    named = _REACH.search(result.isolation_suspect)
+    declare = (
+        f"declare {named[0]} in its metadata" if named else "declare what it uses of the machine"
+    )
+    return (
+        f"If it is the isolation that it failed by, {declare}"
+        f"{'' if named else ' (reach in its metadata)'}, or let it run on the network of the machine "
+        '(network = "host").'
+    )
 
 
 def ports_in(environ: Mapping[str, str]) -> tuple[int, ...]:

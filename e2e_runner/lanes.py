@@ -121,8 +121,13 @@ class Lanes:
 
     def _first(self, example: Example) -> Turn:
         tier = self._around.info.network
-        mode = mode_for(example.settings, tier, self._past.get(example.path))
-        turns = Turns(example, network=mode, repeat=self._around.run.repeat)
+        past = self._past.get(example.path, _NOTHING)
+        turns = Turns(
+            example,
+            network=mode_for(example.settings, tier, past),
+            repeat=self._around.run.repeat,
+            known=past.observed,
+        )
         self._turns[example.path] = turns
         return turns.first()
 

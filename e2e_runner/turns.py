@@ -8,14 +8,15 @@ beside it.
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from e2e_runner import text
 from e2e_runner.hints import flaky_advice
+from e2e_runner.isolation import remedy
 from e2e_runner.model import Example, NetworkMode, Result, Status
 
 _FAILED = frozenset({Status.FAILED, Status.TIMEOUT})
 _HINDERED = _FAILED | {Status.BLOCKED}
 _OK = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})
 _IN_THE_WAY = "port-in-use"  # the cause
+_REFUSED = "connection-refused"  # the cause: by a neighbour's server that ended, perhaps
 _HOPELESS = "bad-metadata"  # the cause of what fails in the same way for ever
 _MOST_NAMED = 3  # neighbours
 
@@ -48,14 +49,20 @@ class _Made:
 class Turns:
     """The attempts at one example, and the verdict that they add up to."""
 
-    def __init__(self, example: Example, *, network: NetworkMode, repeat: int = 1) -> None:
-        """Begin with none; `network` is the one to begin in, ISOLATED or HOST."""
+    def __init__(
+        self, example: Example, *, network: NetworkMode, repeat: int = 1, known: bool = False
+    ) -> None:
+        """Begin with none; `network` is the one to begin in, ISOLATED or HOST.
+
+        `known` says that the ports of the example are, so that nobody beside it takes them.
+        """
         self._example = example
         self._network = network
         self._repeat = repeat
+        self._known = known
         self._made: list[_Made] = []
         self._counted: list[_Made] = []  # those whose verdict stands
-        self._notes: list[str] = []
+        self._spoilt: list[_Made] = []  # since the last of these: by its surroundings, perhaps
 
     @property
     def failed(self) -> bool:
@@ -77,13 +84,14 @@ class Turns:
             return self.give_up() or self._whole(result)
         again = self._on_the_host(made) or self._alone(made)
         if again is not None:
+            self._spoilt.append(made)
             return again
-        made = self._unless_blocked(made)
-        self._counted.append(made)
-        self._note_surroundings(made)
+        self._counted.append(self._settled(made))
+        self._spoilt.clear()
         if self._repeat > 1:
-            return self._after_one_of_many(made)
-        if result.status in _FAILED and self._retries_left(result):
+            return self._after_one_of_many()
+        last = self._counted[-1].result
+        if last.status in _FAILED and self._retries_left(last):
             return self._next(alone=True, why=f"retry {len(self._counted)}")
         return self._verdict()
 
@@ -120,35 +128,55 @@ class Turns:
 
     def _alone(self, made: _Made) -> Turn | None:
         result = made.result
+        in_the_way = {_IN_THE_WAY} if self._known else {_IN_THE_WAY, _REFUSED}
         if (
             made.turn.alone
             or made.turn.network is not NetworkMode.HOST
             or result.status not in _HINDERED
-            or result.cause != _IN_THE_WAY
+            or result.cause not in in_the_way
             or not made.beside
         ):
             return None
-        return self._next(alone=True, why=f"alone: a port was taken while {_named(made)} ran")
+        return self._next(alone=True, why=f"alone: {result.cause} while {_named(made)} ran")
 
-    def _unless_blocked(self, made: _Made) -> _Made:
-        """Let a pass stand that may have left something out, where it could not be made sure of."""
-        before = self._made[-2] if len(self._made) > 1 else None
-        if (
-            before is None
-            or made.result.status not in {Status.BLOCKED, Status.SKIPPED}
-            or before.result.status not in _OK
-            or before in self._counted
-        ):
+    def _settled(self, made: _Made) -> _Made:
+        """Take an attempt for what it tells after those before it were spoilt."""
+        before = self._spoilt[0] if self._spoilt else None
+        if before is None:
             return made
-        doubt = (
-            f"it may have left something out: {before.result.isolation_suspect}; "
-            f"on the host network it was {made.result.status.value}: {made.result.reason}"
-        )
-        return replace(before, result=replace(before.result, notes=(*before.result.notes, doubt)))
+        isolated = before.turn.network is not made.turn.network
+        result = made.result
+        if isolated and (
+            result.status in {Status.BLOCKED, Status.SKIPPED}
+            or (result.status in _FAILED and result.cause == _IN_THE_WAY)
+        ):
+            return self._unsettled(before, made)
+        how = "timed out" if result.status is Status.TIMEOUT else result.status.value
+        too = " too" if result.status in _FAILED else ""
+        came = before.result.reason or before.result.status.value
+        if isolated:
+            suspect = before.result.isolation_suspect
+            note = f"{how} on the host network{too}; in one of its own: {came} ({suspect})"
+        else:
+            note = f"{how} alone{too}; beside {_named(before)}: {came}"
+        return replace(made, result=replace(result, notes=(*result.notes, note)))
 
-    def _after_one_of_many(self, made: _Made) -> Turn | Result:
+    @staticmethod
+    def _unsettled(before: _Made, made: _Made) -> _Made:
+        """Let a verdict in isolation stand that could not be made sure of on the host network."""
+        result, in_vain = before.result, made.result
+        blame = "left something out" if result.status in _OK else "failed by that"
+        note = (
+            f"it may have {blame}: {result.isolation_suspect}; on the host network it was "
+            f"{in_vain.status.value}: {in_vain.reason}"
+        )
+        hints = result.hints if result.status in _OK else (remedy(result), *result.hints)
+        return replace(before, result=replace(result, notes=(*result.notes, note), hints=hints))
+
+    def _after_one_of_many(self) -> Turn | Result:
         told = len(self._counted)
-        if told < self._repeat and made.result.status in _FAILED | _OK and not self._is_hopeless():
+        status = self._counted[-1].result.status
+        if told < self._repeat and status in _FAILED | _OK and not self._is_hopeless():
             return self._next(why=f"{told + 1} of {self._repeat}")
         return self._verdict()
 
@@ -160,21 +188,6 @@ class Turns:
 
     # --- the verdict -----------------------------------------------------------------------------
 
-    def _note_surroundings(self, made: _Made) -> None:
-        """Note what the attempt before this one was spoilt by."""
-        before = self._made[-2] if len(self._made) > 1 else None
-        if before is None or before in self._counted or made is not self._made[-1]:
-            return
-        how = "as well" if made.result.status in _FAILED else made.result.status.value
-        spoilt = before.result
-        if before.turn.network is not made.turn.network:
-            came = spoilt.reason or spoilt.status.value
-            self._notes.append(
-                f"{how} on the host network; in one of its own: {came} ({spoilt.isolation_suspect})"
-            )
-        else:
-            self._notes.append(f"{how} alone; beside {_named(before)}: {before.result.reason}")
-
     def _verdict(self) -> Result:
         if self._repeat > 1:
             return self._verdict_on_many()
@@ -184,12 +197,9 @@ class Turns:
         first = self._counted[0]
         if last.status in _OK:
             return self._whole(self._flaky(first, self._counted[-1]))
-        failures = [f"attempt {n}: {each.result.reason}" for n, each in self._numbered()]
-        said = (
-            "; ".join(failures) if len({each.result.reason for each in self._counted}) > 1 else ""
-        )
-        times = text.plural(len(self._counted), "time")
-        return self._whole(last, f"failed {times}, alone too{said and f' ({said})'}")
+        retries = len(self._counted) - 1
+        said = "a retry" if retries == 1 else f"{retries} retries"
+        return self._whole(last, f"failed in {said} too, alone")
 
     def _flaky(self, failed: _Made, passed: _Made) -> Result:
         """Join a failure and the pass after it: the evidence is that of the failure."""
@@ -234,17 +244,13 @@ class Turns:
 
     def _broken_off(self) -> Result | None:
         """Give what an attempt has told that was to be made again in other surroundings."""
-        if not self._made or self._made[-1].result.status is Status.NOT_RUN:
-            before = self._made[-2:-1]
-        else:
-            before = self._made[-1:]
-        if not before or before[0].result.status in _OK:
+        if not self._spoilt or self._spoilt[-1].result.status in _OK:
             return None
-        return self._whole(before[0].result, "was to run once more in other surroundings")
+        return self._whole(self._spoilt[-1].result, "was to run once more in other surroundings")
 
     def _whole(self, result: Result, *notes: str) -> Result:
         attempts = sum(each.result.attempts for each in self._made)
-        return replace(result, attempts=attempts, notes=(*result.notes, *self._notes, *notes))
+        return replace(result, attempts=attempts, notes=(*result.notes, *notes))
 
     def _numbered(self) -> list[tuple[int, _Made]]:
         return list(enumerate(self._counted, start=1))
