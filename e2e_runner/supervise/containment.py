@@ -166,11 +166,15 @@ class Cgroup(Scan):
     def fork(self) -> int:
         """Make the cgroup and fork into it."""
         os.mkdir(self._folder)  # noqa: PTH102 - pathlib is not needed for this
-        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return linux.clone3(linux.CLONE_INTO_CGROUP, fd)
-        finally:
-            os.close(fd)
+            fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return linux.clone3(linux.CLONE_INTO_CGROUP, fd)
+            finally:
+                os.close(fd)
+        except OSError:
+            os.rmdir(self._folder)  # noqa: PTH106 - as above
+            raise
 
     def enter(self) -> None:
         """Adopt orphans, for what leaves the cgroup, and keep the list of members at hand."""
@@ -222,25 +226,48 @@ class PidNamespace(Scan):
     everything at once.
 
     When it ends, the kernel kills whatever is left. An ordinary user gets a user namespace around it
-    in which their own ids stay what they are, or has it in that of the run.
+    in which ids stay what they are, or has it in that of the run.
     """
 
     def __init__(self, *, user_namespace: bool, run: UserNamespace | None = None) -> None:
         super().__init__(run)
         self._user_namespace = user_namespace and run is None
         self._ids = (os.geteuid(), os.getegid())
+        self._told = -1  # in the keeper: says whether its ids are mapped
 
     def fork(self) -> int:
         """Fork the init of a new namespace."""
         flags = linux.CLONE_NEWPID | linux.CLONE_NEWNS
         if self._run is not None:
             return _fork_within(self._run, flags)
-        return linux.clone3(flags | (linux.CLONE_NEWUSER if self._user_namespace else 0))
+        if not self._user_namespace:
+            return linux.clone3(flags)
+        told, telling = os.pipe()
+        try:
+            pid = linux.clone3(flags | linux.CLONE_NEWUSER)
+        except OSError:
+            os.close(told)
+            os.close(telling)
+            raise
+        if pid == 0:
+            os.close(telling)
+            self._told = told
+            return 0
+        os.close(told)
+        with contextlib.suppress(OSError):
+            if linux.may_be_anybody():
+                linux.map_every_id(pid)  # which only those can who are outside
+                os.write(telling, b"1")
+        os.close(telling)
+        return pid
 
     def enter(self) -> None:
         """Map the user's ids and mount a /proc that fits."""
         if self._user_namespace:
-            linux.map_own_ids(*self._ids)
+            mapped = os.read(self._told, 1)
+            os.close(self._told)
+            if not mapped:
+                linux.map_own_ids(*self._ids)
         linux.mount_fresh_proc()
 
     def listed(self) -> list[int]:

@@ -13,8 +13,12 @@ CLONE_NEWPID = 0x2000_0000
 CLONE_NEWNET = 0x4000_0000
 CLONE_INTO_CGROUP = 0x2_0000_0000
 
+UID_MAP = "/proc/self/uid_map"
+
 _SYS_CLONE3 = 435  # the same on every architecture (clone3(2), Linux 5.3)
 _PR_SET_CHILD_SUBREAPER = 36
+_CAP_SETGID = 6
+_CAP_SETUID = 7
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 _MS_BIND = 0x1000
 _MS_REC_SLAVE = 0x4000 | 0x8_0000
@@ -74,11 +78,72 @@ def mount_fresh_proc() -> None:
     _check(_libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID_NODEV_NOEXEC, None), "mount /proc")
 
 
+def enter_user_namespace() -> None:
+    """Move into a fresh user namespace that keeps every id it can: all, or the own ones. Raises OSError."""
+    own, here = (os.geteuid(), os.getegid()), os.getpid()
+    if not may_be_anybody():
+        unshare(CLONE_NEWUSER)
+        map_own_ids(*own)
+        return
+    told, telling = os.pipe()
+    outside = os.fork()
+    if outside == 0:
+        code = 1
+        try:
+            os.close(telling)
+            if os.read(told, 1):
+                map_every_id(here)
+                code = 0
+        except OSError:
+            pass  # which the exit code says
+        finally:
+            os._exit(code)
+    try:
+        os.close(told)
+        unshare(CLONE_NEWUSER)
+        os.write(telling, b"1")
+    finally:
+        os.close(telling)
+        _, status = os.waitpid(outside, 0)
+    if status != 0:
+        map_own_ids(*own)
+
+
+def may_be_anybody() -> bool:
+    """Tell whether this process may take on any user and group id, as root may as a rule."""
+    wanted = 1 << _CAP_SETUID | 1 << _CAP_SETGID
+    for line in (
+        Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    ):
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16) & wanted == wanted
+    return False
+
+
+def map_every_id(pid: int) -> None:
+    """Keep every id that there is here in the fresh user namespace of another process.
+
+    Only from outside of it, and by whoever may be anybody. Nothing is done where it fails at the first
+    of two files (user_namespaces(7)). Raises OSError.
+    """
+    for name in ("uid_map", "gid_map"):
+        ranges = map(str.split, Path(f"/proc/self/{name}").read_text(encoding="ascii").splitlines())
+        text = "".join(f"{first} {first} {count}\n" for first, _, count in ranges)
+        _write(f"/proc/{pid}/{name}", text)
+
+
 def map_own_ids(uid: int, gid: int) -> None:
-    """Keep the user's own ids in a fresh user namespace (user_namespaces(7)). Raises OSError."""
-    Path("/proc/self/setgroups").write_bytes(b"deny")
-    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1\n", encoding="ascii")
-    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1\n", encoding="ascii")
+    """Keep the user's own ids alone in a fresh user namespace, from inside of it. Raises OSError."""
+    _write("/proc/self/setgroups", "deny")
+    _write(UID_MAP, f"{uid} {uid} 1\n")
+    _write("/proc/self/gid_map", f"{gid} {gid} 1\n")
+
+
+def _write(file: str, text: str) -> None:
+    try:
+        Path(file).write_text(text, encoding="ascii")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file) from error  # a failed write names no file
 
 
 def parents() -> dict[int, int]:

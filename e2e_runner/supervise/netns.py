@@ -48,6 +48,8 @@ _FORBIDDING = {
 }
 _LIMITS = ("user.max_user_namespaces", "user.max_net_namespaces")
 
+_RAISE_LO = "raise lo"  # what failed, in words
+
 _SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
@@ -151,7 +153,7 @@ class _Maker:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._reader = Reader()
-        self._ids = (os.geteuid(), os.getegid())
+        self._is_root = os.geteuid() == 0
         self._limits = {name: _sysctl(name) for name in _LIMITS}
         self._home = -1  # descriptor of the network that the maker is in between two questions
         self._unprivileged_ports = b""
@@ -236,15 +238,21 @@ class _Maker:
             self._home = linux.namespace("net")
             self._try_out()
         except OSError as error:
-            needs = " (it needs CAP_SYS_ADMIN)" if error.errno == errno.EPERM else ""
-            raise _Unavailable(self._words(error, "user.max_net_namespaces") + needs) from error
+            if self._home >= 0:
+                os.close(self._home)
+            words = self._words(error, "user.max_net_namespaces")
+            if error.errno == errno.EPERM:
+                capability = "CAP_NET_ADMIN" if error.filename == _RAISE_LO else "CAP_SYS_ADMIN"
+                words += f" (it needs {capability})"
+            raise _Unavailable(words) from error
 
     def _find_in_user_namespace(self) -> None:
         try:
-            linux.unshare(linux.CLONE_NEWUSER)
-            linux.map_own_ids(*self._ids)
+            linux.enter_user_namespace()
         except OSError as error:
             words = self._words(error, "user.max_user_namespaces")
+            if error.errno == errno.EPERM and error.filename == linux.UID_MAP and self._is_root:
+                words += " (root needs CAP_SETFCAP for it)"  # since Linux 5.12
             raise _Unavailable(words + _forbidding(error)) from error
         try:
             # From here on there is no way back to the network of the host.
@@ -288,7 +296,7 @@ class _Maker:
             try:
                 fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request)
             except OSError as error:
-                raise OSError(error.errno, error.strerror, "raise lo") from error
+                raise OSError(error.errno, error.strerror, _RAISE_LO) from error
         # In a container an ordinary user may have port 80, say; a fresh network knows nothing of it.
         if self._unprivileged_ports.strip() not in (b"", b"1024"):
             with contextlib.suppress(OSError):  # where /proc/sys is read-only
