@@ -27,6 +27,7 @@ from e2e_runner.hints import (
     diagnose,
     leak_advice,
     network_advice,
+    reach_advice,
     timeout_advice,
 )
 from e2e_runner.isolation import NETWORK, Signs, ports_in, suspicion
@@ -106,7 +107,9 @@ class Attempt:
         self._forbidden = forbidden
         self._emit = emit
         self._since = since
-        self._ports = PortClaims(example, around, phase=self._phase, warn=self._warn)
+        self._ports = PortClaims(
+            example, around, past=past or Past(), phase=self._phase, warn=self._warn
+        )
         self._notes: list[str] = []
         self._hints: list[str] = []
         self._log_files: list[Path] = []
@@ -656,6 +659,8 @@ class Attempt:
                 ),
             )
             self._suspect_isolation(status, diagnosis)
+            if self._own is not None:
+                self._hints.extend(map(reach_advice, self._own.troubles))
             if failed:
                 cause = diagnosis.cause or cause
                 self._hints.extend(diagnosis.hints)

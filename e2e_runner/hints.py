@@ -230,6 +230,19 @@ the network of the machine (network = "auto" in its metadata).'
     )
 
 
+def reach_advice(trouble: str) -> str:
+    """Advise on a service that an example may reach and that did not answer.
+
+    >>> reach_advice("localhost:6379: Connection refused")
+    'A service that it may reach did not answer this machine (localhost:6379: Connection refused): \
+start it, or correct `reach`.'
+    """
+    return (
+        f"A service that it may reach did not answer this machine ({trouble}): start it, or correct "
+        "`reach`."
+    )
+
+
 def read_ending(output: str) -> Ending:
     """Take the end of an output apart."""
     text = strip_ansi(output[-_TAIL:]).replace("\r\n", "\n").replace("\r", "\n")

@@ -13,6 +13,7 @@ from e2e_runner.model import (
     Leak,
     LeakedPort,
     OnPortConflict,
+    Past,
     PortOwner,
 )
 from e2e_runner.probes import address_of, is_this_machine
@@ -42,10 +43,13 @@ class PortClaims:
         example: Example,
         around: Surroundings,
         *,
+        past: Past,
         phase: Callable[[Phase, str], None],
         warn: Callable[[str], None],
     ) -> None:
+        """Note what an example may need; `past` is what earlier runs tell of it."""
         self._example = example
+        self._past = past
         self._around = around
         self._phase = phase
         self._warn = warn
@@ -60,7 +64,7 @@ class PortClaims:
     async def claim(self) -> Claim:
         """See whether the ports that the example needs are free, and do what the settings say."""
         needed = needed_ports(self._example)
-        self._known = {*needed, *self._example.ports}
+        self._known = {*needed, *self._example.ports, *self._past.ports}
         if not self._known:
             return Claim()
         taken = self._taken(self._known)
@@ -70,7 +74,8 @@ class PortClaims:
         in_the_way = [owner for port in needed for owner in taken.get(port, ())]
         if not in_the_way:
             for owners in taken.values():
-                self._warn(f"{_describe(owners[0])}; its source mentions that port")
+                if how := self._may_want(owners[0].port):
+                    self._warn(f"{_describe(owners[0])}; {how}")
         policy = self._around.run.on_port_conflict
         waited = ""
         if in_the_way and policy is OnPortConflict.SKIP:
@@ -90,6 +95,14 @@ class PortClaims:
             advice=tuple(dict.fromkeys(ports.advice(owner, policy=policy) for owner in in_the_way)),
         )
 
+    def _may_want(self, port: int) -> str:
+        """Say why the example may want a port for itself; empty where it is a service that it uses."""
+        if port in self._past.ports:
+            return "it listened on that port in earlier runs"
+        uses = {each.port for each in self._example.settings.reach}
+        # What passed without listening there does not need to.
+        return "" if self._past.observed or port in uses else "its source mentions that port"
+
     def seen(self, listening: Iterable[int]) -> None:
         """Note ports that the example was seen to listen on."""
         self._known.update(listening)
@@ -102,8 +115,14 @@ class PortClaims:
             LeakedPort(port=port, owner=_holder(listeners[0]))
             for port, owners in (ports.taken(suspects) if suspects else {}).items()
             # Without an address it only waits for its last connection to fade.
-            if (listeners := [owner for owner in owners if owner.addresses])
+            if (listeners := [each for each in owners if each.addresses and self._may_be_own(each)])
         ]
+
+    def _may_be_own(self, owner: PortOwner) -> bool:
+        """Tell whether a listener may be of this example, and is not of one beside it."""
+        told = ports.started_for(owner.process.pid) if owner.process else None
+        own = {part.path for part in (self._example, *self._example.companions)}
+        return told is None or told[0] != self._around.info.id or told[1] in own
 
     def name_owners(self, port: str | None) -> list[str]:
         """Say who holds the port that the output complained about, else those of the example."""

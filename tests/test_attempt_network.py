@@ -301,6 +301,9 @@ def test_a_service_that_is_not_there_is_told_of(isolated: Project) -> None:
     result = attempt(isolated)["examples/asks.py"]
     assert result["status"] == "failed"
     assert f"reach localhost:{port}: Connection refused" in result["notes"]
+    assert result["hints"][0].startswith(
+        f"A service that it may reach did not answer this machine (localhost:{port}: "
+    )
     assert result["isolation_suspect"] == ""
 
 

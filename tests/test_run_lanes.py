@@ -205,6 +205,33 @@ def test_port_that_an_unknown_neighbour_takes_is_waited_for(made: Project) -> No
     assert note.startswith("passed alone; beside a.py: exit code 1")
 
 
+def test_port_of_a_neighbour_is_no_leak(made: Project) -> None:
+    port = free_port()
+    wait = (
+        "import os, pathlib, socket, time\n"
+        "def wait(fact):\n"
+        "    deadline = time.monotonic() + 20\n"
+        "    while not fact():\n"
+        "        assert time.monotonic() < deadline\n"
+        "        time.sleep(0.005)\n"
+    )
+    made.write(
+        "a.py",
+        wait + "wait(lambda: pathlib.Path('b').exists())\n"
+        "server = socket.create_server(('127.0.0.1', int(os.environ['SECRET'])))\n"
+        "pathlib.Path('a').touch()\n"
+        "wait(lambda: 'example-finished' in pathlib.Path('events.jsonl').read_text())\n",
+    )
+    made.write(
+        "b.py",
+        wait
+        + f"PORT = {port}\npathlib.Path('b').touch()\nwait(lambda: pathlib.Path('a').exists())\n",
+    )
+    log = made.root / "events.jsonl"
+    done = made.run(".", "-j", "2", "--env", f"SECRET={port}", "--report", f"jsonl={log}")
+    assert done.statuses == {"a.py": "passed", "b.py": "passed"}, done.stdout
+
+
 # --- again ---------------------------------------------------------------------------------------
 
 

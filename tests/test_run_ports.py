@@ -109,6 +109,40 @@ def test_a_port_that_is_only_mentioned_warns(made: Project) -> None:
     assert warning.endswith("; its source mentions that port")
 
 
+def test_port_that_it_was_seen_to_listen_on_is_told_of_when_it_is_taken(made: Project) -> None:
+    made.write(
+        "a.py",
+        "import os, socket, time\n"
+        "with socket.socket() as server:\n"
+        "    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+        "    try:\n"
+        "        server.bind(('127.0.0.1', int(os.environ['SECRET'])))\n"
+        "    except OSError:\n"
+        "        raise SystemExit\n"
+        "    server.listen()\n"
+        "    time.sleep(1.2)  # no synchronisation: it is to be seen by a look of the runner\n",
+    )
+    port = free_port()
+    learnt = made.run("a.py", "--env", f"SECRET={port}")
+    assert learnt.examples["a.py"]["listened"] == [port]
+    with socket.create_server(("127.0.0.1", port)):
+        done = made.run("a.py", "--env", f"SECRET={port}")
+    assert f"port {port} is taken" in done.stdout
+    assert "; it listened on that port in earlier runs" in done.stdout
+    assert done.statuses == {"a.py": "passed"}
+
+
+def test_service_that_it_uses_is_not_in_its_way(made: Project) -> None:
+    port = free_port()
+    made.write("a.py", f"import socket\nsocket.create_connection(('127.0.0.1', {port})).close()\n")
+    with socket.create_server(("127.0.0.1", port)):
+        first = made.run("a.py")
+        second = made.run("a.py")
+    assert "its source mentions that port" in first.stdout
+    assert "mentions" not in second.stdout
+    assert (first.code, second.code) == (0, 0)
+
+
 def test_a_failed_bind_names_the_owner(made: Project) -> None:
     made.child("port_wanted.py")
     with socket.create_server(("127.0.0.1", 0)) as sock:

@@ -9,6 +9,7 @@ from e2e_runner.ports.ownership import (
     holder_words,
     owners,
     process_info,
+    started_for,
     taken,
 )
 from e2e_runner.ports.sockets import Listener, bindable, listening, listening_ports_of
@@ -26,6 +27,7 @@ __all__ = [
     "listening_ports_of",
     "owners",
     "process_info",
+    "started_for",
     "stop_leftover",
     "taken",
 ]

@@ -140,6 +140,13 @@ def earlier_run(pid: int, *, project: str, is_live: Callable[[str], bool]) -> st
     return run_id if proven and run_id and not is_live(run_id) else None
 
 
+def started_for(pid: int) -> tuple[str, str] | None:
+    """Give the run and the example that its own environment says `pid` was started for."""
+    environment = _environment(pid)
+    run_id, example = environment.get("E2E_RUN_ID"), environment.get("E2E_RUN_EXAMPLE")
+    return (run_id, example) if run_id and example else None
+
+
 def describe(owner: PortOwner, now: float) -> str:
     """Say who holds a port. `now` is in seconds since the epoch.
 
