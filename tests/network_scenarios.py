@@ -53,6 +53,18 @@ except OSError:
     found = "unknown"
 print(found, file=open(sys.argv[1], "a"))
 """
+OTHER_IDS = """
+import os, sys
+status, file = os.stat(sys.argv[2]), open(sys.argv[1], "a")
+try:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    now = (os.getuid(), os.getgid(), os.getgroups())
+except PermissionError:
+    now = ("refused",)
+print(status.st_uid, status.st_gid, *now, file=file)
+"""
 ASK = """
 import socket, sys
 for what in sys.argv[2:]:
@@ -137,6 +149,8 @@ class Scene:
 Scenario = Callable[[Scene], Coroutine[Any, Any, None]]
 SCENARIOS: dict[str, Scenario] = {}  # for every user and tier
 SPECIAL: dict[str, Scenario] = {}  # for surroundings that the test makes
+# Seconds for an answer of the network maker, where it is to be missed.
+IMPATIENT = {"whoever_asks_a_stopped_maker_gives_up": 2.0}
 
 
 def scenario(work: Scenario) -> Scenario:
@@ -254,7 +268,10 @@ async def a_script_is_its_user_and_no_more(scene: Scene) -> None:
 
     def facts(name: str) -> dict[str, str]:
         lines = [line.partition(":") for line in scene.lines(name)]
-        wanted = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs", "Seccomp")
+        wanted = ["Uid", "Gid", "CapAmb", "NoNewPrivs", "Seccomp"]
+        # Root has all capabilities in a user namespace, which are none outside of it.
+        if os.geteuid() != 0 or scene.supervisor.networks.tier is NetworkTier.NAMESPACE:
+            wanted += ["CapInh", "CapPrm", "CapEff"]
         return {key: value.strip() for key, _, value in lines if key in wanted}
 
     assert facts("inside") == facts("outside")
@@ -560,6 +577,55 @@ async def ordinary_users_keep_their_ports(scene: Scene) -> None:
     assert scene.lines("seen") == ["80"] == contents(setting).split()
 
 
+async def try_on_other_ids(scene: Scene) -> list[str]:
+    """Look at a file of somebody else's and become somebody else; what came of it, inside and outside."""
+    file = scene.folder / "of-somebody"
+    file.touch()
+    os.chown(file, 1234, 4321)
+    seen = scene.folder / "seen"
+    for network in (await scene.supervisor.networks.open(), None):
+        await scene.run(network, OTHER_IDS, seen, file)
+    return scene.lines("seen")
+
+
+@special
+async def root_may_be_anybody(scene: Scene) -> None:
+    assert await try_on_other_ids(scene) == ["1234 4321 65534 65534 []"] * 2
+
+
+@special
+async def root_is_itself_alone(scene: Scene) -> None:
+    inside, outside = await try_on_other_ids(scene)
+    assert inside == "65534 65534 refused"
+    shown = "65534 65534" if scene.supervisor.tier is Containment.PID_NAMESPACE else "1234 4321"
+    assert outside == f"{shown} refused"
+
+
+@special
+async def whoever_asks_a_stopped_maker_gives_up(scene: Scene) -> None:
+    networks = scene.supervisor.networks
+    network = await networks.open()
+    await made_ahead(scene)
+    scene.maker().suspend()
+    asked = [asyncio.create_task(network.refusals()) for _ in range(100)]  # more than at one time
+    for task in asked:
+        with pytest.raises(
+            SupervisionLost, match="the process that makes networks does not answer"
+        ):
+            await task
+    (await networks.open()).close()  # made ahead
+    before = asyncio.get_running_loop().time()
+    for _ in range(2):
+        with pytest.raises(
+            SupervisionLost, match="the process that makes networks does not answer"
+        ):
+            await networks.open()
+    spent = asyncio.get_running_loop().time() - before
+    assert spent < IMPATIENT["whoever_asks_a_stopped_maker_gives_up"]  # nobody waits for it again
+    await scene.run(network, "pass")
+    await scene.run(None, "pass")
+
+
 @special
 async def no_networks_are_said(scene: Scene) -> None:
     assert scene.supervisor.networks.tier is NetworkTier.HOST
@@ -574,7 +640,9 @@ async def no_networks_are_said(scene: Scene) -> None:
 
 
 @contextlib.asynccontextmanager
-async def scene_in(folder: Path, tier: str, spawner: Spawner) -> AsyncIterator[Scene]:
+async def scene_in(
+    folder: Path, tier: str, spawner: Spawner, *, patience: float = 20
+) -> AsyncIterator[Scene]:
     os.mkdir(folder)  # noqa: PTH102 - as os.open
     null = os.open(os.devnull, os.O_RDWR)
     try:
@@ -585,6 +653,7 @@ async def scene_in(folder: Path, tier: str, spawner: Spawner) -> AsyncIterator[S
             scratch=folder / "scratch",
             log=folder / "spawner.log",
             networks=True,
+            patience=patience,
         ) as supervisor:
             yield Scene(supervisor=supervisor, spawner=spawner, folder=folder, null=null)
     finally:
@@ -595,7 +664,11 @@ async def perform(name: str, tier: str, folder: Path) -> tuple[Containment, Netw
     """Set a scene for one scenario, run it, and see that nothing is left of it."""
     before = open_descriptors()
     with contextlib.closing(Spawner()) as spawner:
-        async with asyncio.timeout(60), scene_in(folder / name, tier, spawner) as scene:
+        patience = IMPATIENT.get(name, 20)
+        async with (
+            asyncio.timeout(60),
+            scene_in(folder / name, tier, spawner, patience=patience) as scene,
+        ):
             offspring = psutil.Process().children(recursive=True)
             await (SCENARIOS | SPECIAL)[name](scene)
             offspring += psutil.Process().children(recursive=True)

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 import uuid
@@ -14,9 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import IS_ROOT, is_living, wait_gone, wait_lines
+from harness import IS_ROOT, is_living, wait_gone, wait_lines, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import missing
 
 from e2e_runner.errors import SetupError
 from e2e_runner.model import Containment
@@ -347,6 +350,123 @@ def test_a_killed_spawner_is_told_to_who_needs_it(tier: Containment, tmp_path: P
     run(work)
 
 
+def test_a_keeper_that_died_while_nothing_was_its_own_is_not_used(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with supervised(tmp_path, Containment.SCAN) as (supervisor, _):
+            child, _ = await supervisor.start(command(tmp_path, "true"))
+            await child.exited
+            child.release()
+            os.kill(child.keeper, signal.SIGKILL)
+            await asyncio.to_thread(wait_until, lambda: child._keeper.gone, "its end was seen")
+            another, _ = await supervisor.start(command(tmp_path, "true"))
+            assert await ended(another) == (0, None, False)
+            assert another.keeper != child.keeper
+            another.release()
+
+    run(work)
+
+
+def test_whoever_stops_waiting_for_a_keeper_leaves_it_to_the_next(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with supervised(tmp_path, Containment.SCAN) as (supervisor, _):
+            coming = supervisor._coming[False]
+            starting = asyncio.create_task(supervisor.start(command(tmp_path, "true")))
+            coming.add_done_callback(lambda _: starting.cancel())  # at the same moment
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            child, _ = await supervisor.start(command(tmp_path, "true"))
+            assert child._keeper is coming.result()
+            await child.exited
+            child.release()
+
+    run(work)
+
+
+def test_a_spawner_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with supervised(tmp_path, Containment.SCAN) as (supervisor, spawner):
+            spawner.process.send_signal(signal.SIGSTOP)
+            for child, _ in await asyncio.gather(
+                *(supervisor.start(command(tmp_path, "true")) for _ in range(3))
+            ):
+                assert await ended(child) == (0, None, False)
+                child.release()
+
+    run(work)
+
+
+def test_a_runner_that_goes_before_an_answer_leaves_nothing(tmp_path: Path) -> None:
+    null = command(tmp_path, "true").stdin
+    with contextlib.closing(Spawner()) as spawner:
+        setup = ("setup", "scan", f"test-{uuid.uuid4().hex[:12]}")
+        send(spawner.sock, (*setup, str(tmp_path / "scratch"), str(tmp_path / "log"), False))
+        assert answer(spawner.sock)[:2] == ("tier", "scan")
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                send(spawner.sock, ("keeper", None, False), (theirs.fileno(),))
+            _, keeper = answer(spawner.sock)
+            assert answer(ours) == ("ready",)
+            argv = [os.fsencode(word) for word in (sys.executable, "-I", "-S", "-c", HANG)]
+            send(ours, ("start", argv, {}, os.fsencode(tmp_path), False, None), (null,) * 3)
+            _, script, _ = answer(ours)
+            orphan = psutil.Process(script)
+            os.kill(keeper, signal.SIGKILL)
+            wait_gone([psutil.Process(keeper)])
+        assert orphan.ppid() == spawner.process.pid
+        spawner.process.send_signal(
+            signal.SIGSTOP
+        )  # so that it finds the question and the end at once
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            send(spawner.sock, ("keeper", None, False), (theirs.fileno(),))
+    assert spawner.process.returncode == 0
+    assert not is_living(orphan)
+
+
+def answer(sock: socket.socket) -> tuple[Any, ...]:
+    """Wait for one message."""
+    reader = Reader()
+    while True:
+        reader.fill(sock)
+        assert not reader.ended
+        for message in reader.messages():
+            return message
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="needs root")
+def test_a_script_that_may_not_be_signalled_keeps_its_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setpriv = shutil.which("setpriv") or missing("setpriv (util-linux)")
+    wrapper = tmp_path / "python"
+    without = "--bounding-set=-kill --inh-caps=-kill"
+    wrapper.write_text(f'#!/bin/sh\nexec {setpriv} {without} {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    os.mkfifo(tmp_path / "go")
+    becomes = (
+        "import os\n"
+        "go, ready = os.open('go', os.O_RDWR), open('ready', 'w')\n"
+        "os.setuid(65534)\n"
+        "print(file=ready, flush=True)\n"
+        "os.read(go, 1)\n"
+    )
+
+    async def work() -> None:
+        async with supervised(tmp_path, Containment.SCAN) as (supervisor, _):
+            child, _ = await supervisor.start(command(tmp_path, sys.executable, "-c", becomes))
+            await asyncio.to_thread(wait_lines, tmp_path / "ready")
+            child.signal_alone(signal.SIGTERM)
+            child.signal(signal.SIGTERM)
+            assert len(await child.pids()) == 1
+            (tmp_path / "go").write_text("!")
+            assert await ended(child) == (0, None, False)
+            child.release()
+
+    monkeypatch.setattr(sys, "executable", str(wrapper))
+    run(work)
+
+
 # --- cgroups of dead runs ------------------------------------------------------------------------
 
 
@@ -364,6 +484,33 @@ def test_only_the_cgroup_of_the_named_run_is_reclaimed() -> None:
     reclaim_cgroup(folder, run_id)
     assert not folder.exists()
     reclaim_cgroup(folder, run_id)  # already gone is success
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="needs a cgroup")
+def test_a_cgroup_that_nothing_could_be_forked_into_is_removed() -> None:
+    own = linux.own_cgroup()
+    if own is None:
+        pytest.skip("no cgroup v2 is mounted")
+    parent = own / f"e2e-run-test-{uuid.uuid4().hex[:12]}"
+    parent.mkdir()
+    code = (
+        "import os, resource, sys\n"
+        "from e2e_runner.supervise.containment import Cgroup\n"
+        "resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))\n"
+        "os.setuid(65534)\n"
+        "try:\n"
+        "    Cgroup(sys.argv[1]).fork()\n"
+        "except BlockingIOError as error:\n"
+        "    print(error.filename, os.listdir(os.path.dirname(sys.argv[1])).count('1'))\n"
+    )
+    try:
+        os.chown(parent, 65534, 65534)
+        said = subprocess.check_output(
+            [sys.executable, "-c", code, str(parent / "1")], encoding="utf-8"
+        )
+    finally:
+        parent.rmdir()
+    assert said.split() == ["clone3", "0"]
 
 
 # --- messages ------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ class Keeper(Channel):
         self.joined = joined  # it is in the user namespace of the run, and so are its scripts
         self.pid = 0
         self.pidfd = -1  # where there are pidfds
+        # Done: it has set itself up. Fails with StartError or SupervisionLost.
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.child: Child | None = None
         self.unfit = ""  # why it could not set itself up, in words
         self.gone = False
@@ -123,18 +125,22 @@ class Keeper(Channel):
 
     def received(self, message: Message) -> None:
         """Hand on what the keeper says."""
-        if self.child is not None:
-            self.child.received(message)
-            return
         match message:
+            case ("ready",):
+                self.ready.set_result(None)
+            case _ if self.child is not None:
+                self.child.received(message)
             case ("not-started", int(), str(what)):  # before there was anything to start
                 self.unfit = what
+                fail(self.ready, StartError(what))
 
     def ended(self) -> None:
         """Give up on the script: the keeper died, or was killed by it."""
         self.gone = True
+        error = SupervisionLost("its keeper was killed")
+        fail(self.ready, error)
         if self.child is not None:
-            self.child.lost(SupervisionLost("its keeper was killed"))
+            self.child.lost(error)
 
 
 class Child:

@@ -23,17 +23,18 @@ from e2e_runner.supervise.child import (
 )
 from e2e_runner.supervise.containment import reclaim_cgroup
 from e2e_runner.supervise.launch import Spawner
-from e2e_runner.supervise.networks import Networks, raise_descriptor_limit
+from e2e_runner.supervise.networks import PATIENCE, Networks, raise_descriptor_limit
 from e2e_runner.supervise.wire import Message, send
 
 # Requests under way: more would fill the socket, and block this process until they are served.
 _FORKS_AT_ONCE = 32
+_WAKE_SPAWNER_EVERY = 1.0  # seconds; scripts may stop it, which few do
 
 
 class Supervisor(Channel):
     """The spawner of this run, and the keepers that wait for a script."""
 
-    def __init__(self, spawner: Spawner, run_id: str) -> None:
+    def __init__(self, spawner: Spawner, run_id: str, patience: float) -> None:
         super().__init__(spawner.sock)
         self._spawner = spawner
         self._run_id = run_id
@@ -51,7 +52,7 @@ class Supervisor(Channel):
         self.cgroups: Path | None = None  # the cgroup that holds those of the scripts
         self.tier = Containment.SCAN
         self.notes: tuple[str, ...] = ()
-        self.networks = Networks()
+        self.networks = Networks(patience=patience)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -64,22 +65,27 @@ class Supervisor(Channel):
         scratch: Path,
         log: Path,
         networks: bool = False,
+        patience: float = PATIENCE,
     ) -> AsyncIterator[Self]:
         """Have a launched spawner set up supervision for the length of the block.
 
-        With `networks`, scripts may be started in networks of their own where the system allows it.
+        With `networks`, scripts may be started in networks of their own where the system allows it;
+        `patience` is for one answer of the process that makes them, in seconds.
         `scratch` is removed by the spawner when the run is over, however it ends; `log` takes what
         the spawner and the keepers have to complain about. Raises SetupError when the tier `wanted`
         cannot be had, naming why.
         """
-        supervisor = cls(spawner, run_id)
+        supervisor = cls(spawner, run_id, patience)
         supervisor._set_up(
             ("setup", wanted.value if wanted else "auto", run_id, str(scratch), str(log), networks)
         )
         try:
             await supervisor._probed(log)
             await supervisor.networks.found()
-            supervisor._fork_ahead(joined=supervisor.networks.tier is NetworkTier.USER_NAMESPACE)
+            if supervisor.networks.tier is NetworkTier.USER_NAMESPACE:
+                await supervisor._try_way_in()
+            else:
+                supervisor._fork_ahead(joined=False)
             yield supervisor
         finally:
             await supervisor._shut_down()
@@ -94,8 +100,7 @@ class Supervisor(Channel):
         or the spawner has died.
         """
         joined = command.network is not None and self.networks.tier is NetworkTier.USER_NAMESPACE
-        idle = self._idle[joined]
-        keeper = idle.pop() if idle else await self._next_keeper(joined=joined)
+        keeper = await self._next_keeper(joined=joined)
         child = Child(keeper, self.tier, self._take_back)
         try:
             at = await child.start(command, meanwhile)
@@ -190,6 +195,21 @@ class Supervisor(Channel):
         self.notes = tuple(notes)
         self.cgroups = Path(parent) if parent else None
 
+    async def _try_way_in(self) -> None:
+        """Have a keeper go into the user namespace of the run: without that there are no networks."""
+        try:
+            keeper = await self._fork(joined=True)
+            try:
+                await keeper.ready
+            except BaseException:
+                self._drop(keeper)
+                raise
+        except (StartError, SupervisionLost) as error:
+            await self.networks.give_up(f"user namespace: nothing can be started there: {error}")
+            self._fork_ahead(joined=False)
+        else:
+            self._idle[True].append(keeper)
+
     def _take_back(self, keeper: Keeper) -> None:
         if keeper.gone or keeper.sock.fileno() < 0:
             self._keepers.discard(keeper)
@@ -203,8 +223,24 @@ class Supervisor(Channel):
             self._coming[joined].add_done_callback(_seen)
 
     async def _next_keeper(self, *, joined: bool) -> Keeper:
+        idle = self._idle[joined]
+        while idle:
+            keeper = idle.pop()
+            if not keeper.gone:
+                return keeper
+            self._keepers.discard(keeper)
         coming = self._coming.pop(joined, None)
-        return await (coming or self._fork(joined=joined))
+        if coming is None:
+            coming = asyncio.create_task(self._fork(joined=joined))
+        try:
+            return await coming
+        except asyncio.CancelledError:
+            coming.add_done_callback(self._put_by)  # it may have come at the same moment
+            raise
+
+    def _put_by(self, coming: asyncio.Task[Keeper]) -> None:
+        if not coming.cancelled() and coming.exception() is None:
+            self._take_back(coming.result())
 
     async def _fork(self, *, joined: bool) -> Keeper:
         async with self._forking:
@@ -224,7 +260,9 @@ class Supervisor(Channel):
             with theirs:
                 namespace = self.networks.user_namespace if joined else ()
                 send(self.sock, ("keeper", cgroup, joined), (theirs.fileno(), *namespace))
-            keeper.pin(await forked)
+            while not (await asyncio.wait([forked], timeout=_WAKE_SPAWNER_EVERY))[0]:
+                self._spawner.wake()
+            keeper.pin(forked.result())
         except OSError as error:
             self._drop(keeper)
             raise StartError(f"no process could be forked: {error.strerror or error}") from error
@@ -238,7 +276,7 @@ class Supervisor(Channel):
         self._keepers.discard(keeper)
 
     async def _shut_down(self) -> None:
-        for coming in self._coming.values():
+        for coming in list(self._coming.values()):
             with contextlib.suppress(StartError, SupervisionLost):
                 await coming
         await self.networks.close()

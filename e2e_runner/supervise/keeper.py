@@ -15,6 +15,7 @@ Messages from the runner, each a tuple::
 
 and to the runner::
 
+    ("ready",)                                  once, when its containment is set up
     ("started", pid, at)                        pid as the keeper sees it; `at` on the monotonic clock
     ("not-started", errno, what)                what: "network", "hosts", "cwd", "interpreter"
                                                 or "containment: ..."
@@ -103,7 +104,8 @@ class Keeper:
                 self._containment.signal_all(signal.SIGCONT)
             case ("signal-alone", int(number)):
                 if self._script:  # not reaped, so the number is still its own
-                    os.kill(self._script, number)
+                    with contextlib.suppress(PermissionError):  # it has become another user
+                        os.kill(self._script, number)
             case ("list",):
                 self._say("listed", self._containment.listed())
             case ("kill",):
@@ -215,11 +217,17 @@ def keep(control: socket.socket, containment: Containment, *, joined: bool) -> N
     """
     code = 70
     try:
-        containment.enter()
-    except OSError as error:
-        send(control, ("not-started", error.errno or 0, f"containment: {error}"))
-    else:
-        Keeper(control, containment, joined=joined).run()
-        code = 0
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            try:
+                containment.enter()
+            except OSError as error:
+                what = f"containment: {error.filename}: {error.strerror}"
+                send(control, ("not-started", error.errno or 0, what))
+            else:
+                send(control, ("ready",))
+                Keeper(control, containment, joined=joined).run()
+                code = 0
+    except BaseException:  # noqa: BLE001 - the end of the process, which says why
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)

@@ -340,6 +340,8 @@ def make_networks(control: socket.socket, *, user_namespace: bool) -> NoReturn:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             maker.serve(*maker.find(user_namespace=user_namespace))
         code = 0
+    except BaseException:  # noqa: BLE001 - the end of the process, which says why
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
 

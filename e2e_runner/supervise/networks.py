@@ -18,7 +18,7 @@ from e2e_runner.supervise.wire import Message, send
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PATIENCE = 20.0  # seconds for one answer; a network takes a thousandth of one
+PATIENCE = 20.0  # seconds for one answer; a network takes a thousandth of one
 # Questions under way at a time: more would fill the sockets while each side waits for the other.
 _WINDOW = 32
 _DESCRIPTORS = 65536  # open files that suffice for any run
@@ -48,42 +48,55 @@ class _Answer:
 class _Maker(Channel):
     """The channel to the network maker; see `netns` for the messages."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, patience: float) -> None:
         super().__init__(sock)
+        self._patience = patience
+        self._why_lost = "was killed"
         self.found: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self.gone = False
         self._answers: collections.deque[asyncio.Future[_Answer]] = collections.deque()
         self._window = asyncio.Semaphore(_WINDOW)
 
     async def ask(self, question: Message, fds: tuple[int, ...] = ()) -> _Answer:
-        """Ask, and give the answer. Raises SupervisionLost, or OSError as the maker met it."""
+        """Ask, and give the answer. Raises SupervisionLost, or OSError as the maker met it.
+
+        Where no answer comes, there is none to any other question either.
+        """
         await self._window.acquire()
         if self.gone or self.sock.fileno() < 0:
             self._window.release()
-            raise _lost()
+            raise self._lost()
         answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         try:
             send(self.sock, question, fds)
         except BrokenPipeError as error:
             self._window.release()
-            raise _lost() from error
+            raise self._lost() from error
         except BaseException:
             self._window.release()
             raise
         self._answers.append(answer)
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 given = await answer
         except (TimeoutError, asyncio.CancelledError) as error:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
                 answer.result().drop()  # it came at the same moment
             if isinstance(error, TimeoutError):
-                raise SupervisionLost("the process that makes networks does not answer") from error
+                raise self._silent() from error
             raise
         match given.message:
             case ("failed", int(number), str(what)):
                 raise OSError(number, os.strerror(number), what)
         return given
+
+    async def findings(self) -> _Answer:
+        """Wait for what the maker has found out. Raises SupervisionLost."""
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self.found
+        except TimeoutError as error:
+            raise self._silent() from error
 
     def received(self, message: Message) -> None:
         """Take what the maker says."""
@@ -101,10 +114,21 @@ class _Maker(Channel):
     def ended(self) -> None:
         """Give up on every answer: the maker died, or had nothing to make."""
         self.gone = True
-        fail(self.found, _lost())
+        fail(self.found, self._lost())
         while self._answers:
-            fail(self._answers.popleft(), _lost())
+            fail(self._answers.popleft(), self._lost())
             self._window.release()
+
+    def _silent(self) -> SupervisionLost:
+        """Hang up on a maker that does not answer, so that nobody waits for it again."""
+        if not self.gone:
+            self._why_lost = "does not answer"
+            self.close()
+            self.ended()
+        return self._lost()
+
+    def _lost(self) -> SupervisionLost:
+        return SupervisionLost(f"the process that makes networks {self._why_lost}")
 
 
 class Network:
@@ -200,7 +224,9 @@ class Network:
 class Networks:
     """The networks of a run, where there are any: `tier` says how they are had."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience: float = PATIENCE) -> None:
+        """Have none yet; `patience` is for one answer of the network maker, in seconds."""
+        self._patience = patience
         self.tier = NetworkTier.HOST
         self.notes: tuple[str, ...] = ()  # why a better tier is not in force
         self.user_namespace: tuple[int, ...] = ()  # descriptors: it, and a network to wait in
@@ -210,14 +236,14 @@ class Networks:
 
     def attach(self, sock: socket.socket) -> None:
         """Take the socket to a network maker that is about to be forked."""
-        self._maker = _Maker(sock)
+        self._maker = _Maker(sock, self._patience)
 
     async def found(self) -> None:
         """Wait for what the maker has found out; afterwards `tier` and `notes` say it."""
         if self._maker is None:
             return
         try:
-            answer = await self._maker.found
+            answer = await self._maker.findings()
         except SupervisionLost as error:
             self.notes = (str(error),)
             return
@@ -228,10 +254,17 @@ class Networks:
                 self.user_namespace = fds
                 self._make_ahead()
 
+    async def give_up(self, why: str) -> None:
+        """Do without networks after all, and note the reason."""
+        await self.close()
+        self.tier = NetworkTier.HOST
+        self.notes = (*self.notes, why)
+
     async def open(self) -> Network:
         """Give a network of its own to an attempt.
 
-        Raises StartError when the system makes no more of them, SupervisionLost when the maker has died.
+        Raises StartError when the system makes no more of them, SupervisionLost when the maker has died
+        or does not answer.
         """
         ahead, self._ahead = self._ahead, None
         self._make_ahead()
@@ -315,10 +348,6 @@ def _socket(answer: _Answer) -> socket.socket:
     made = socket.socket(fileno=answer.fds[0])
     made.setblocking(False)  # it does not block as it is, but this object does not know
     return made
-
-
-def _lost() -> SupervisionLost:
-    return SupervisionLost("the process that makes networks was killed")
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

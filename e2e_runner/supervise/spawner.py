@@ -177,7 +177,13 @@ class Spawner:
         self.to_remove: list[str] = []  # folders
 
     def run(self) -> None:
-        """Serve the runner until it has gone."""
+        """Serve the runner until it has gone, and end what it has left."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it went before an answer
+            self._serve()
+        self._finish()
+
+    def _serve(self) -> None:
+        send(self._control, ("tier", self._tier.name, self._tier.parent, self._tier.notes))
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._child_ended, select.POLLIN)
@@ -189,6 +195,8 @@ class Spawner:
                 self._reader.fill(self._control)
                 for message in self._reader.messages():
                     self._obey(message)
+
+    def _finish(self) -> None:
         deadline = time.monotonic() + _PATIENCE
         while self._keepers and time.monotonic() < deadline:
             select.select([self._child_ended], [], [], 1)
@@ -234,7 +242,8 @@ class Spawner:
             pid = containment.fork()
         except OSError as error:
             os.close(fd)
-            send(self._control, ("not-forked", error.errno or 0, str(error)))
+            text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+            send(self._control, ("not-forked", error.errno or 0, text))
             return
         if pid == 0:
             self._control.close()
@@ -308,9 +317,7 @@ def _serve(control: socket.socket, message: Message, fds: tuple[int, ...]) -> No
             linux.become_subreaper()
     network_maker = _fork_network_maker(control, fds[0], tier) if networks else 0
     spawner = Spawner(control, tier, network_maker)
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        send(control, ("tier", tier.name, tier.parent, tier.notes))
-        spawner.run()
+    spawner.run()
     if tier.parent:
         remove_cgroup(Path(tier.parent))
     for folder in (*spawner.to_remove, scratch):
