@@ -95,7 +95,7 @@ class _Engine:
             self._tally.counts,
             strict=self._run.strict,
             selected=0,
-            elsewhere=bool(self._plan.shard),
+            elsewhere=self._plan.cut is not None,
         )
         self._end(code)
         return code

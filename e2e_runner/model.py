@@ -114,6 +114,28 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
+class CutBy(StrEnum):
+    """What told how long the examples take, when a suite was cut into shards."""
+
+    TIMINGS = "timings"  # a file
+    HISTORY = "history"
+    COUNT = "count"  # nothing: the parts have equal counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardCut:
+    """A shard, and what it was cut from: shards fit together when `count` and `basis` are the same."""
+
+    index: int
+    count: int
+    basis: str  # digest of the examples and their durations
+    by: CutBy
+
+    def __str__(self) -> str:
+        """Give INDEX/COUNT."""
+        return f"{self.index}/{self.count}"
+
+
 # --- PostgreSQL ----------------------------------------------------------------------------------
 
 
@@ -344,7 +366,10 @@ class Example:
     file: Path
     argv: tuple[str, ...]  # interpreter, script (or -m module) and arguments
     settings: ExampleSettings
-    found_ports: tuple[int, ...] = ()  # literals in the source: taken ones only warn
+    # Literals in the source and in the modules that it imports. Taken ones of the first only warn, the
+    # others are of services that it goes to.
+    found_ports: tuple[int, ...] = ()
+    service_ports: tuple[int, ...] = ()
     problems: tuple[Problem, ...] = ()  # not empty: fails with cause `bad-metadata`, unstarted
     companions: tuple["Example", ...] = ()  # what `needs` names, in order
     found_postgres: str = ""  # what in the source wants PostgreSQL, as in "imports asyncpg"
@@ -380,7 +405,9 @@ class Plan:
     deselected: tuple[Deselected, ...] = ()
     not_examples: tuple[NotExample, ...] = ()
     warnings: tuple[str, ...] = ()
-    shard: str = ""  # in words, what part of the suite `examples` are and how it was cut
+    cut: ShardCut | None = None  # what part of the suite `examples` are
+    shard: str = ""  # the same in words; empty: the whole
+    last_failed: str = ""  # in words, how many were outstanding; empty: that was not asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -569,7 +596,7 @@ class RunRecord:
     processes: str = ""
     python: str = ""
     version: str = ""
-    shard: str = ""
+    shard: str = ""  # INDEX/COUNT; empty: the whole suite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,7 +141,7 @@ class Recorder:
                 run.processes.value,
                 _plain(run.python),
                 run.version,
-                _plain(event.plan.shard),
+                str(event.plan.cut or ""),
             ),
         )
 

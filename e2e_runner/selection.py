@@ -9,21 +9,31 @@ from dataclasses import replace
 
 from e2e_runner import shards
 from e2e_runner.errors import NothingSelected
-from e2e_runner.model import Plan, RunRecord, Shard
+from e2e_runner.model import CutBy, Plan, RunRecord, Shard
 from e2e_runner.text import age, one_line, plural
 
 _MOST_NAMED = 5
 _HISTORY = "the history"
 
 
-def keep_shard(plan: Plan, shard: Shard, durations: Mapping[str, float], *, file: str = "") -> Plan:
+def keep_shard(
+    plan: Plan,
+    shard: Shard,
+    durations: Mapping[str, float],
+    *,
+    by: CutBy,
+    file: str = "",
+    why: str = "",
+) -> Plan:
     """Keep the examples of one shard; a plan without any stays as it is.
 
-    `durations` are seconds by path, of the timings `file` or of the history.
+    `durations` are seconds by path, of the timings `file` or of the history; `why` says why there are
+    none.
     """
     if not plan.examples:
         return plan
     known = {example.path: durations.get(example.path) for example in plan.examples}
+    made = shards.cut(shard, known, by=by)
     kept = {*shards.partition(known, shard.count)[shard.index - 1]}
     warnings = plan.warnings
     if file and not any(path in durations for path in known):
@@ -32,7 +42,8 @@ def keep_shard(plan: Plan, shard: Shard, durations: Mapping[str, float], *, file
     return replace(
         plan,
         examples=tuple(each for each in plan.examples if each.path in kept),
-        shard=shards.describe(shard, len(kept), known, by=one_line(file) or _HISTORY),
+        cut=made,
+        shard=shards.describe(made, len(kept), known, source=one_line(file) or _HISTORY, why=why),
         warnings=warnings,
     )
 
@@ -42,14 +53,16 @@ def keep_outstanding(
 ) -> Plan:
     """Keep the examples of a plan whose last verdict was not ok; it has at least one.
 
-    `known` are those that the history tells of, `last` is its last run, `now` is in seconds since the
-    epoch. Raises NothingSelected when none is left.
+    Of the `outstanding`, those that were found to be no examples any more are not outstanding. `known`
+    are those that the history tells of, `last` is its last run, `now` is in seconds since the epoch.
+    Raises NothingSelected when none is left.
     """
     kept = tuple(each for each in plan.examples if each.path in outstanding)
     if not kept:
-        raise _nothing_outstanding(plan, outstanding, known, last, now=now)
+        left = {*outstanding} - {each.path for each in plan.not_examples}
+        raise _nothing_outstanding(plan, left, known, last, now=now)
     words = f"last failed: {len(kept)} of {plural(len(plan.examples), 'example')}"
-    return replace(plan, examples=kept, shard="; ".join(filter(None, [plan.shard, words])))
+    return replace(plan, examples=kept, last_failed=words)
 
 
 def _nothing_outstanding(

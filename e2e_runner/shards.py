@@ -9,7 +9,7 @@ import heapq
 import statistics
 from collections.abc import Mapping
 
-from e2e_runner.model import Shard
+from e2e_runner.model import CutBy, Shard, ShardCut
 from e2e_runner.text import plural
 
 _UNKNOWN = 1.0  # seconds that each example counts when no duration is known: parts of equal count
@@ -50,14 +50,37 @@ def basis(durations: Mapping[str, float | None]) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()[:_DIGITS]
 
 
-def describe(shard: Shard, size: int, durations: Mapping[str, float | None], *, by: str) -> str:
+def cut(shard: Shard, durations: Mapping[str, float | None], *, by: CutBy) -> ShardCut:
+    """Say from what a shard is cut. `by` is where the durations are from, if any is known.
+
+    >>> cut(Shard(index=2, count=4), {"a": None}, by=CutBy.HISTORY).by
+    <CutBy.COUNT: 'count'>
+    """
+    known = any(each is not None for each in durations.values())
+    return ShardCut(
+        index=shard.index,
+        count=shard.count,
+        basis=basis(durations),
+        by=by if known else CutBy.COUNT,
+    )
+
+
+def describe(
+    made: ShardCut, size: int, durations: Mapping[str, float | None], *, source: str, why: str = ""
+) -> str:
     """Say what part of a suite a shard of `size` examples is, and by what it was cut.
 
-    >>> describe(Shard(index=2, count=4), 1, {"a": 4.0, "b": 1.0, "c": None}, by="timings.json")
+    `source` names where the durations are from; `why` says why they are not used.
+
+    >>> durations = {"a": 4.0, "b": 1.0, "c": None}
+    >>> made = cut(Shard(index=2, count=4), durations, by=CutBy.TIMINGS)
+    >>> describe(made, 1, durations, source="timings.json")
     'shard 2/4: 1 of 3 examples, balanced by timings.json (basis d0b0e5), 1 not in it'
     """
+    how = "of equal count" if made.by is CutBy.COUNT else f"balanced by {source}"
+    words = f"shard {made}: {size} of {plural(len(durations), 'example')}, {how}"
+    words += f" (basis {made.basis})"
+    if made.by is CutBy.COUNT:
+        return f"{words}: {why}" if why else words
     unknown = sum(each is None for each in durations.values())
-    how = "of equal count" if unknown == len(durations) else f"balanced by {by}"
-    words = f"shard {shard}: {size} of {plural(len(durations), 'example')}, {how}"
-    words += f" (basis {basis(durations)})"
-    return f"{words}, {unknown} not in it" if 0 < unknown < len(durations) else words
+    return f"{words}, {unknown} not in it" if unknown else words

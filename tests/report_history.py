@@ -16,6 +16,7 @@ from e2e_runner.model import (
     Capture,
     Color,
     Containment,
+    CutBy,
     Deselected,
     Example,
     ExampleSettings,
@@ -26,6 +27,7 @@ from e2e_runner.model import (
     Result,
     RunInfo,
     RunSettings,
+    ShardCut,
 )
 from e2e_runner.report import Reporter
 from e2e_runner.state import RunState
@@ -41,6 +43,8 @@ RUN = RunInfo(
     version="0.1.0",
     processes=Containment.CGROUP,
 )
+
+CUT = ShardCut(index=1, count=2, basis="3f9a2c", by=CutBy.TIMINGS)
 
 
 def settings(
@@ -112,7 +116,9 @@ def started(
     not_examples: dict[str, str] | None = None,
     warnings: tuple[str, ...] = (),
     run: RunInfo = RUN,
+    cut: ShardCut | None = None,
     shard: str = "",
+    last_failed: str = "",
 ) -> RunStarted:
     return RunStarted(
         at=0.0,
@@ -128,7 +134,9 @@ def started(
                 for path, reason in (not_examples or {}).items()
             ),
             warnings=warnings,
+            cut=cut,
             shard=shard,
+            last_failed=last_failed,
         ),
     )
 
@@ -143,7 +151,9 @@ def history(
     warnings: tuple[str, ...] = (),
     before_end: Sequence[Event] = (),
     run: RunInfo = RUN,
+    cut: ShardCut | None = None,
     shard: str = "",
+    last_failed: str = "",
 ) -> list[Event]:
     """A whole run: each example starts, runs and finishes, a second each."""
     events: list[Event] = [
@@ -153,7 +163,9 @@ def history(
             not_examples=not_examples,
             warnings=warnings,
             run=run,
+            cut=cut,
             shard=shard,
+            last_failed=last_failed,
         )
     ]
     for number, result in enumerate(results):

@@ -193,6 +193,7 @@ def test_json(project: Path) -> None:
         "config": None,
         "python": sys.executable,
         "shard": None,
+        "last_failed": False,
         "examples": [orders],
         "not_examples": [
             {"path": "examples/demo_data.py", "reason": "imported by example_ws_ticker.py"}

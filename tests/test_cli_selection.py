@@ -1,15 +1,18 @@
 """What runs with --last-failed, --shard and --timings, and what the history then holds."""
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from harness import Outcome, Project, project, wait_until
+from report_history import history
 
 from e2e_runner.history import History
 from e2e_runner.history_file import NAME
-from e2e_runner.model import NetworkMode, Status
+from e2e_runner.model import NetworkMode, Result, Status
+from e2e_runner.recorder import Recorder
 
 # Fails as long as a file is there.
 MAY_FAIL = """
@@ -88,6 +91,37 @@ def test_without_a_history_nothing_is_known_to_have_failed(made: Project) -> Non
     assert not (made.root / ".e2e-run").exists()
 
 
+def test_what_was_removed_is_not_outstanding_until_it_is_back(made: Project) -> None:
+    break_(made, "a", "b")
+    made.run()
+    file = made.root / "examples/b.py"
+    source = file.read_text("utf-8")
+    file.unlink()
+    assert ran(made.run("--last-failed")) == {"a": "failed"}
+
+    break_(made, "b")
+    assert ran(made.run("--last-failed")) == {"a": "passed"}
+    done = made.run("--last-failed")
+    assert done.code == 4
+    assert "Nothing is outstanding: the last verdict on 3 selected examples was ok." in done.stderr
+    assert "examples/b.py" not in done.stderr
+
+    made.write("examples/b.py", source)  # as another branch may have it
+    elsewhere = made.run("--last-failed", "-k", "c.py")
+    assert "outstanding, but not selected: examples/b.py" in elsewhere.stderr
+    assert ran(made.run("--last-failed")) == {"b": "failed"}
+
+
+def test_what_became_a_helper_is_not_outstanding(made: Project) -> None:
+    break_(made, "b")
+    made.run()
+    made.write("examples/b.py", "VALUE = 1\n")
+    made.write("examples/a.py", "import b\nassert b.VALUE\n")
+    done = made.run("--last-failed")
+    assert done.code == 4
+    assert "examples/b.py" not in done.stderr
+
+
 def test_list_shows_what_failed_the_last_time(made: Project) -> None:
     break_(made, "b")
     made.run()
@@ -111,6 +145,53 @@ def shards(made: Project, count: int, *args: str) -> list[Outcome]:
     return [made.run("--shard", f"{n}/{count}", *args) for n in range(1, count + 1)]
 
 
+def cut_of(done: Outcome) -> dict[str, object]:
+    """Give what the report says of the shard."""
+    shard: dict[str, object] = done.report["run"]["shard"]
+    assert shard is not None
+    return shard
+
+
+def remember(made: Project, seconds: Mapping[str, float]) -> None:
+    """Have a history tell how long examples took."""
+    state_dir = made.root / ".e2e-run"
+    state_dir.mkdir()
+    recorder = Recorder(state_dir, warn=pytest.fail)
+    for event in history(
+        [
+            Result(path=f"examples/{name}.py", status=Status.PASSED, duration=each, attempts=1)
+            for name, each in seconds.items()
+        ]
+    ):
+        recorder.handle(event)
+
+
+@pytest.fixture
+def machines() -> Iterator[Sequence[Project]]:
+    """Have three with the same suite: one knows all of it, one nothing, one a part."""
+    known: list[dict[str, float]] = [{"a": 1, "b": 1, "c": 1, "d": 9}, {}, {"c": 5, "a": 1}]
+    with contextlib.ExitStack() as stack:
+        found = []
+        for seconds in known:
+            machine = stack.enter_context(project())
+            for name in NAMES:
+                machine.write(f"examples/{name}.py", MAY_FAIL)
+            if seconds:
+                remember(machine, seconds)
+            found.append(machine)
+        yield found
+
+
+def run_matrix(
+    machines: Sequence[Project], environment: Mapping[str, str], *args: str
+) -> list[Outcome]:
+    """Run one shard on each machine."""
+    return [
+        machine.run("--shard", f"{number}/{len(machines)}", *args, env=environment)
+        for number, machine in enumerate(machines, start=1)
+    ]
+
+
 def test_shards_run_each_example_once(made: Project) -> None:
     report = {
         "schema": "e2e-run/1",
@@ -130,7 +211,57 @@ def test_shards_run_each_example_once(made: Project) -> None:
             r"\(basis [0-9a-f]{6}\)",
             " ".join(lines),
         )
-    assert len({re.findall("basis ([0-9a-f]+)", " ".join(lines))[0] for lines in said}) == 1
+    (basis,) = {re.findall("basis ([0-9a-f]+)", " ".join(lines))[0] for lines in said}
+    assert [cut_of(each) for each in done] == [
+        {"index": n, "count": 2, "basis": basis, "by": "timings"} for n in (1, 2)
+    ]
+
+
+def test_machines_of_a_ci_matrix_run_each_example_once_whatever_their_histories(
+    machines: Sequence[Project],
+) -> None:
+    ran_in_ci = run_matrix(machines, {"CI": "true"})
+    assert sorted(name for each in ran_in_ci for name in ran(each)) == list(NAMES)
+    assert {cut_of(each)["by"] for each in ran_in_ci} == {"count"}
+    assert len({cut_of(each)["basis"] for each in ran_in_ci}) == 1
+    for each in ran_in_ci:
+        assert each.code == 0
+        assert (
+            "of equal count (basis {}): histories in CI may differ; --timings FILE balances by time"
+        ).format(cut_of(each)["basis"]) in " ".join(header(each))
+
+    # Had each of them cut by its own history, it would have been otherwise.
+    ran_by_history = run_matrix(machines, {})
+    assert sorted(name for each in ran_by_history for name in ran(each)) != list(NAMES)
+    assert len({cut_of(each)["basis"] for each in ran_by_history}) > 1
+
+
+@pytest.mark.parametrize("variable", ["CI", "TF_BUILD", "BUILD_NUMBER"])
+def test_list_knows_a_machine_of_ci_and_what_it_would_run(
+    machines: Sequence[Project], variable: str
+) -> None:
+    told = []
+    for number, machine in enumerate(machines, start=1):
+        shard = f"{number}/{len(machines)}"
+        with machine.start("list", "--shard", shard, "--json", env={variable: "17"}) as listing:
+            told.append(json.loads(listing.communicate(timeout=60)[0]))
+    assert sorted(each["path"] for one in told for each in one["examples"]) == [
+        f"examples/{name}.py" for name in NAMES
+    ]
+    assert {one["shard"]["by"] for one in told} == {"count"}
+
+
+def test_one_file_balances_the_shards_of_machines_with_other_histories(
+    machines: Sequence[Project],
+) -> None:
+    seconds = dict(zip(NAMES, (1.0, 2.0, 9.0, 1.5), strict=True))
+    table = json.dumps({f"examples/{name}.py": each for name, each in seconds.items()})
+    for machine in machines:
+        machine.write("timings.json", table)
+    done = run_matrix(machines, {"CI": "true"}, "--timings", "timings.json")
+    assert [sorted(ran(each)) for each in done] == [["c"], ["b"], ["a", "d"]]
+    assert {cut_of(each)["by"] for each in done} == {"timings"}
+    assert len({cut_of(each)["basis"] for each in done}) == 1
 
 
 def test_shards_are_of_equal_count_until_the_whole_suite_ran(made: Project) -> None:
@@ -138,12 +269,13 @@ def test_shards_are_of_equal_count_until_the_whole_suite_ran(made: Project) -> N
     assert [sorted(ran(each)) for each in done] == [["a", "c"], ["b", "d"]]
     assert all("of equal count" in each.stdout for each in done)
     with History.open(made.root / ".e2e-run") as known:
-        assert [run.shard.partition(":")[0] for run in known.runs()] == ["shard 2/2", "shard 1/2"]
+        assert [run.shard for run in known.runs()] == ["2/2", "1/2"]
 
     made.run()
     done = shards(made, 3)  # the first ones change nothing about the cut of the last
     assert sorted(name for each in done for name in ran(each)) == list(NAMES)
     assert all("balanced by the history" in each.stdout for each in done)
+    assert [cut_of(each)["by"] for each in done] == ["history"] * 3
 
 
 def test_a_shard_too_many_is_no_failure(made: Project) -> None:
@@ -169,7 +301,8 @@ def test_each_example_is_in_one_shard_whatever_failed_where(made: Project) -> No
     made.run()
     done = shards(made, 2, "--last-failed", "--timings", made.write("t.json", "{}").name)
     assert sorted(name for each in done for name in ran(each)) == ["a", "b", "c"]
-    assert "; last failed: 2 of 2 examples" in done[0].stdout
+    assert header(done[0])[-1] == "last failed: 2 of 2 examples"
+    assert all(each.report["run"]["last_failed"] for each in done)
 
 
 def test_timings_that_cannot_be_used_are_an_error(made: Project) -> None:

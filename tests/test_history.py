@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from harness import wait_until
-from report_history import RUN, history, started
+from report_history import CUT, RUN, history, started
 
 from e2e_runner.errors import UsageError
 from e2e_runner.events import AttemptFinished, Event, RunFinished
@@ -91,7 +91,7 @@ def test_a_run_and_its_verdicts_are_kept(tmp_path: Path) -> None:
     failed = result("b.py", Status.FAILED, cause="exit", reason="exit code 1")
     events = history([passed, failed], run=run, exit_code=1, interrupted=True)
     begin = started([passed, failed], run=run)
-    events[0] = replace(begin, plan=replace(begin.plan, shard="shard 1/2: some"))
+    events[0] = replace(begin, plan=replace(begin.plan, cut=CUT))
     record(tmp_path, events)
 
     with History.open(tmp_path) as known:
@@ -107,7 +107,7 @@ def test_a_run_and_its_verdicts_are_kept(tmp_path: Path) -> None:
                 processes="cgroup",
                 python=RUN.python,
                 version="0.1.0",
-                shard="shard 1/2: some",
+                shard="1/2",
             )
         ]
         assert known.results() == [
@@ -307,7 +307,7 @@ def test_runs_of_shards_may_be_left_out(tmp_path: Path) -> None:
     record_runs(tmp_path, [result(duration=1.0)])
     events = history([result(duration=9.0), result("b.py")], run=run_of(7))
     begin = started([result(), result("b.py")], run=run_of(7))
-    events[0] = replace(begin, plan=replace(begin.plan, shard="shard 1/2: some"))
+    events[0] = replace(begin, plan=replace(begin.plan, cut=CUT))
     record(tmp_path, events)
     with History.open(tmp_path) as known:
         assert {path: past.duration for path, past in known.past().items()} == {

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_history import CUT
 
 from e2e_runner.cli.listing import Tiers, document, render
 from e2e_runner.cli.probing import probe
@@ -136,11 +137,26 @@ def test_verbose_begins_with_the_tiers_and_why_there_are_no_better_ones(
 
 def test_a_shard_says_what_part_it_is(resolved: Resolved) -> None:
     words = "shard 1/2: 1 of 2 examples, balanced by the history (basis 3f9a2c)"
-    plan = replace(plan_of(resolved), shard=words)
+    plan = replace(plan_of(resolved), cut=CUT, shard=words)
     assert render(plan, resolved.run, past={}, verbose=False, width=80).startswith(
         f"{words}\n\nWould run 1 example:\n"
     )
-    assert document(plan, resolved.run, past={}, verbose=False)["shard"] == words
+    made = document(plan, resolved.run, past={}, verbose=False)
+    assert made["shard"] == {"index": 1, "count": 2, "basis": "3f9a2c", "by": "timings"}
+    assert made["last_failed"] is False
+
+
+def test_what_failed_the_last_time_has_a_line_of_its_own(resolved: Resolved) -> None:
+    plan = replace(plan_of(resolved), last_failed="last failed: 1 of 9 examples")
+    assert render(plan, resolved.run, past={}, verbose=False, width=80).startswith(
+        "last failed: 1 of 9 examples\n\nWould run 1 example:\n"
+    )
+    both = replace(plan, cut=CUT, shard="shard 1/2: 9 of 20 examples")
+    assert render(both, resolved.run, past={}, verbose=False, width=80).startswith(
+        "shard 1/2: 9 of 20 examples\nlast failed: 1 of 9 examples\n\nWould run 1 example:\n"
+    )
+    made = document(plan, resolved.run, past={}, verbose=False)
+    assert (made["shard"], made["last_failed"]) == (None, True)
 
 
 def test_the_document_tells_what_is_known_and_wanted(resolved: Resolved) -> None:

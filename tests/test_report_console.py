@@ -572,7 +572,11 @@ def test_the_header_says_which_network_and_why_no_better_one(
 
 def test_the_header_says_which_part_of_a_suite_runs() -> None:
     shard = "shard 2/4: 6 of 24 examples, balanced by timings.json (basis 3f9a2c)"
-    assert say(history([PASSED], shard=shard)).splitlines()[1] == f"  {shard}"
+    told = say(history([PASSED], shard=shard, last_failed="last failed: 1 of 6 examples"))
+    assert told.splitlines()[1:3] == [f"  {shard}", "  last failed: 1 of 6 examples"]
+    assert say(history([PASSED], last_failed="last failed: 1 of 6 examples")).splitlines()[1] == (
+        "  last failed: 1 of 6 examples"
+    )
 
 
 def test_the_header_of_a_terminal_takes_two_lines_at_most() -> None:

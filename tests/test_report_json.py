@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_history import RUN, history, play, started
+from report_history import CUT, RUN, history, play, started
 
 from e2e_runner.events import AttemptFinished, Warned
 from e2e_runner.model import (
@@ -93,7 +93,8 @@ def test_the_whole_document() -> None:
             network=NetworkTier.USER_NAMESPACE,
             network_notes=("network namespace: unshare: Operation not permitted",),
         ),
-        shard="shard 1/2: 2 of 4 examples",
+        cut=CUT,
+        last_failed="last failed: 2 of 3 examples",
     )
     found = document(events)
     examples = found.pop("examples")
@@ -112,7 +113,8 @@ def test_the_whole_document() -> None:
                 "notes": [],
                 "network_notes": ["network namespace: unshare: Operation not permitted"],
             },
-            "shard": "shard 1/2: 2 of 4 examples",
+            "shard": {"index": 1, "count": 2, "basis": "3f9a2c", "by": "timings"},
+            "last_failed": True,
             "postgres": None,
             "python": ".venv/bin/python",
             "version": "0.1.0",

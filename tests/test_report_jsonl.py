@@ -79,6 +79,7 @@ def test_every_event_is_one_line(tmp_path: Path) -> None:
                 "network_notes": [],
             },
             "shard": None,
+            "last_failed": False,
             "postgres": None,
             "python": ".venv/bin/python",
             "version": "0.1.0",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from junitparser import xunit2
-from report_history import RUN, history, play
+from report_history import CUT, RUN, history, play
 
 from e2e_runner.events import AttemptFinished, Event
 from e2e_runner.model import (
@@ -269,10 +269,10 @@ def test_the_run_and_its_cases_tell_of_networks_and_shards() -> None:
         Status.PASSED, "b.py", network=NetworkMode.HOST, isolation_suspect="no DNS", attempts=1
     )
     run = replace(RUN, network=NetworkTier.NAMESPACE)
-    written = rendered(history([mine, shared], run=run, shard="shard 1/2: 2 of 4 examples"))
+    written = rendered(history([mine, shared], run=run, cut=CUT))
     suite = suite_of(written)
     about = {entry.name: entry.value for entry in suite.properties()}
-    assert (about["network"], about["shard"]) == ("namespace", "shard 1/2: 2 of 4 examples")
+    assert (about["network"], about["shard"]) == ("namespace", "1/2")
     told = {case.name: [entry.value for entry in case.properties()] for case in suite}
     assert told == {"a.py": [], "b.py": ["on the host network (no DNS)"]}
 

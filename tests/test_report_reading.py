@@ -83,6 +83,18 @@ def test_what_another_version_adds_is_ignored() -> None:
     assert run.shard == ""
 
 
+def test_a_shard_is_read_as_a_part_of_so_many() -> None:
+    state = RunState()
+    for event in report_history.history([past_runs.result("p")], cut=report_history.CUT):
+        state.apply(event)
+    assert read_report("".join(render_json(state)).encode())[0].shard == "1/2"
+
+
+@pytest.mark.parametrize("shard", [None, "1/2", 7, [], {}, {"index": 1}, {"index": 0, "count": 2}])
+def test_what_is_no_shard_is_none(shard: object) -> None:
+    assert read_report(with_run(shard=shard))[0].shard == ""
+
+
 @pytest.mark.parametrize(
     ("words", "seconds"),
     [
@@ -138,6 +150,10 @@ def test_the_start_is_a_time_or_unknown(words: object, seconds: float) -> None:
         (with_example(repeat={"runs": "2"}), 'has in examples[0].repeat as `runs` "2"'),
         (data({**MINIMAL, "run": []}), "has a `run` that is a list, not an object"),
         (with_run(duration="long"), 'has in run as `duration` "long"'),
+        (
+            with_run(shard={"index": "1", "count": 2}),
+            'has in run.shard as `index` "1", which is no',
+        ),
         (with_run(exit_code="0"), 'has in run as `exit_code` "0"'),
         (data({**MINIMAL, "examples": MINIMAL["examples"] * 2}), 'tells of "a.py" twice'),
         (with_example(status="x\x1b[31m\u202e" * 99), "the status"),

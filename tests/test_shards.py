@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2e_runner.model import Shard
-from e2e_runner.shards import basis, describe, partition
+from e2e_runner.model import CutBy, Shard, ShardCut
+from e2e_runner.shards import basis, cut, describe, partition
 
 PATHS = st.text(string.ascii_lowercase + "/é\udc80", min_size=1, max_size=6)
 SECONDS = st.one_of(st.none(), st.floats(min_value=0, max_value=1e6))
@@ -100,5 +100,46 @@ def test_the_basis_changes_with_any_fact() -> None:
     ],
 )
 def test_a_shard_says_by_what_it_was_cut(durations: dict[str, float | None], words: str) -> None:
-    said = describe(Shard(index=1, count=2), 1, durations, by="t.json")
-    assert said == words.format(basis(durations))
+    made = cut(Shard(index=1, count=2), durations, by=CutBy.TIMINGS)
+    assert describe(made, 1, durations, source="t.json") == words.format(basis(durations))
+
+
+def test_a_shard_says_why_it_is_not_balanced() -> None:
+    shard = Shard(index=1, count=2)
+    unknown: dict[str, float | None] = {"a": None, "b": None}
+    made = cut(shard, unknown, by=CutBy.COUNT)
+    assert describe(made, 1, unknown, source="the history", why="so it is") == (
+        f"shard 1/2: 1 of 2 examples, of equal count (basis {made.basis}): so it is"
+    )
+    known: dict[str, float | None] = {"a": 1.0, "b": None}
+    balanced = describe(cut(shard, known, by=CutBy.TIMINGS), 1, known, source="t.json", why="no")
+    assert balanced.endswith(", 1 not in it")
+
+
+@given(SUITES, COUNTS, st.sampled_from([CutBy.TIMINGS, CutBy.HISTORY]))
+def test_shards_of_one_cut_have_its_count_and_basis_in_common(
+    suite: dict[str, float | None], count: int, by: CutBy
+) -> None:
+    made = [cut(Shard(index=n, count=count), suite, by=by) for n in range(1, count + 1)]
+    known = any(each is not None for each in suite.values())
+    assert made == [
+        ShardCut(index=n, count=count, basis=basis(suite), by=by if known else CutBy.COUNT)
+        for n in range(1, count + 1)
+    ]
+    assert list(map(str, made)) == [f"{n}/{count}" for n in range(1, count + 1)]
+
+
+@given(SUITES, COUNTS, st.randoms(), st.dictionaries(PATHS, SECONDS, max_size=1))
+def test_shards_with_the_same_count_and_basis_fit_together(
+    ours: dict[str, float | None], count: int, random: object, other: dict[str, float | None]
+) -> None:
+    shuffled = [*(ours | other).items()]
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    theirs = dict(shuffled)
+    same = basis(ours) == basis(theirs)
+    assert same == (ours == theirs)
+    if same:
+        mixed = [
+            path for n in range(count) for path in partition(ours if n % 2 else theirs, count)[n]
+        ]
+        assert sorted(mixed) == sorted(ours)

@@ -4,7 +4,8 @@
 
     {"schema": "e2e-run-list/1",
      "root": "/project", "config": "/project/pyproject.toml" or null, "python": "/usr/bin/python3",
-     "shard": "shard 1/2: ..." or null,
+     "shard": {"index": 1, "count": 2, "basis": "3f9a2c", "by": "timings"} or null,
+     "last_failed": false,
      "examples": [{
        "path": "examples/a.py", "file": "/project/examples/a.py",
        "command": ["/usr/bin/python3", "/project/examples/a.py"], "cwd": "/project/examples",
@@ -32,6 +33,7 @@ tiers that this machine gives, and notes why no better ones.
 The exit code is 0, or 4 when nothing would run; a shard may be empty.
 """
 
+import os
 from typing import Any
 
 import click
@@ -54,7 +56,7 @@ def list_command(
     from e2e_runner.cli.planning import make_planned
 
     resolved = resolve_given(flags, paths)
-    planned = make_planned(resolved, mend=False)
+    planned = make_planned(resolved, environ=os.environ, mend=False)
     plan = planned.plan
     verbose = bool(resolved.run.verbose)
     tiers = None
@@ -80,7 +82,7 @@ def list_command(
             plan, resolved.run, past=planned.past, verbose=verbose, width=_width(), tiers=tiers
         )
         click.echo(shown)
-    if not plan.examples and not plan.shard:
+    if not plan.examples and plan.cut is None:
         context.exit(_NOTHING_SELECTED)
 
 

@@ -1,5 +1,6 @@
 """What ``e2e-run list`` shows of a plan: text for people, and a document for programs. Pure."""
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from e2e_runner.model import (
     Shard,
     TcpProbe,
 )
+from e2e_runner.report.shape import shard_shape
 from e2e_runner.settings import EXAMPLE_SETTINGS, RUN_SETTINGS, Setting
 from e2e_runner.text import cell_width, duration, limit, one_line, plural, size
 
@@ -65,8 +67,9 @@ def render(
         parts.append("\n".join(["On this machine:", *_tiers(tiers, width)]))
     if verbose:
         parts.append("\n".join(["Settings of the run:", *_settings(RUN_SETTINGS, run, width)]))
-    if plan.shard:
-        parts.append("\n".join(_wrap(plan.shard, 0, width)))
+    narrowed = [_wrap(words, 0, width) for words in (plan.shard, plan.last_failed) if words]
+    if narrowed:
+        parts.append("\n".join(itertools.chain(*narrowed)))
     if plan.examples:
         parts.append("\n".join(_would_run(plan, past, tiers, verbose=verbose, width=width)))
     not_run = [(each.example.path, each.reason) for each in plan.deselected]
@@ -118,7 +121,8 @@ def document(
         "root": str(run.root),
         "config": str(run.config_file) if run.config_file else None,
         "python": run.python,
-        "shard": plan.shard or None,
+        "shard": None if plan.cut is None else shard_shape(plan.cut),
+        "last_failed": bool(plan.last_failed),
         "examples": [example(each) for each in plan.examples],
         "deselected": [
             {**example(each.example), "reason": each.reason} for each in plan.deselected

@@ -1,7 +1,8 @@
 """The plan of a run in the light of earlier runs: what `run` and `list` have in common."""
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,14 @@ from e2e_runner.history_file import (
     move_aside,
     moved_words,
 )
-from e2e_runner.model import Past, Plan, RunRecord, RunSettings, Shard
+from e2e_runner.model import CutBy, Past, Plan, RunRecord, RunSettings, Shard
 
 if TYPE_CHECKING:
     from e2e_runner.config import Resolved
+
+# Set by most services; by Azure Pipelines; by Jenkins and TeamCity.
+_CI_VARIABLES = ("CI", "TF_BUILD", "BUILD_NUMBER")
+_WHY_IN_CI = "histories in CI may differ; --timings FILE balances by time"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,7 @@ class _Told:
     usable: bool = True
 
 
-def make_planned(resolved: "Resolved", *, mend: bool) -> Planned:
+def make_planned(resolved: "Resolved", *, environ: Mapping[str, str], mend: bool) -> Planned:
     """Make the plan, and narrow it to a shard and to what failed the last time, as was asked for.
 
     `mend` moves a damaged history aside. Whatever is wrong with it is a warning. Raises UsageError for
@@ -54,11 +59,12 @@ def make_planned(resolved: "Resolved", *, mend: bool) -> Planned:
     """
     run = resolved.run
     plan = make_plan(resolved)
-    told = _ask_history(run, plan, mend=mend)
+    cut_by = None if run.shard is None else _choose_cut(run, environ)
+    told = _ask_history(run, plan, balanced=cut_by is CutBy.HISTORY, mend=mend)
     if told.warning:
         plan = replace(plan, warnings=(*plan.warnings, told.warning))
-    if run.shard is not None:
-        plan = _keep_shard(plan, run, run.shard, told)
+    if run.shard is not None and cut_by is not None:
+        plan = _keep_shard(plan, run, run.shard, cut_by, told.durations)
     if run.last_failed and plan.examples and not told.warning:
         from e2e_runner.selection import keep_outstanding
 
@@ -68,30 +74,50 @@ def make_planned(resolved: "Resolved", *, mend: bool) -> Planned:
                 facts=(f"looked for {run.state_dir / NAME}",),
                 remedy="run without --last-failed first",
             )
-        plan = keep_outstanding(
-            plan, told.outstanding, told.past.keys(), told.last, now=time.time()
-        )
+        there = _still_there(run, told.outstanding)
+        plan = keep_outstanding(plan, there, told.past.keys(), told.last, now=time.time())
     return Planned(plan=plan, past=told.past, usable=told.usable)
 
 
-def _keep_shard(plan: Plan, run: RunSettings, shard: Shard, told: _Told) -> Plan:
+def _choose_cut(run: RunSettings, environ: Mapping[str, str]) -> CutBy:
+    """Choose what a shard is cut by.
+
+    The machines of CI are new or restore a cache, each by itself: cut by their histories, some examples
+    would be in two of the shards and others in none.
+    """
+    from e2e_runner.report.display import is_set
+
+    if run.timings is not None:
+        return CutBy.TIMINGS
+    in_ci = any(is_set(environ, name) for name in _CI_VARIABLES)
+    return CutBy.COUNT if in_ci else CutBy.HISTORY
+
+
+def _keep_shard(
+    plan: Plan, run: RunSettings, shard: Shard, by: CutBy, history: Mapping[str, float]
+) -> Plan:
     from e2e_runner.selection import keep_shard
 
-    if run.timings is None:
-        return keep_shard(plan, shard, told.durations)
-    from e2e_runner.timings import read_timings
+    if run.timings is not None:
+        from e2e_runner.timings import read_timings
 
-    return keep_shard(plan, shard, read_timings(run.timings), file=run.timings.name)
+        return keep_shard(plan, shard, read_timings(run.timings), by=by, file=run.timings.name)
+    return keep_shard(plan, shard, history, by=by, why=_WHY_IN_CI if by is CutBy.COUNT else "")
 
 
-def _ask_history(run: RunSettings, plan: Plan, *, mend: bool) -> _Told:
+def _still_there(run: RunSettings, paths: Iterable[str]) -> frozenset[str]:
+    """Leave out what was removed or renamed. The history keeps it: another branch may have it."""
+    return frozenset(path for path in paths if os.path.lexists(run.root / path))
+
+
+def _ask_history(run: RunSettings, plan: Plan, *, balanced: bool, mend: bool) -> _Told:
+    """Ask for what is needed: the durations only when shards are `balanced` by them."""
     identity = None
     try:
         with History.open(run.state_dir) as history:
             identity = history.identity
             paths = [example.path for example in plan.examples]
-            balanced = paths if run.shard is not None and run.timings is None else ()
-            whole = history.past(balanced, whole_runs=True)
+            whole = history.past(paths if balanced else (), whole_runs=True)
             outstanding = history.outstanding(strict=run.strict) if run.last_failed else set()
             last = history.runs(1)
             return _Told(

@@ -60,7 +60,7 @@ def _run(flags: dict[str, Any], paths: tuple[str, ...], spawner: "Spawner", told
     reporters = make_reporters(run, stream=sys.stdout, environ=os.environ)
     listeners = Listeners(reporters, told)
     try:
-        planned = make_planned(resolved, mend=True)
+        planned = make_planned(resolved, environ=os.environ, mend=True)
         if planned.usable:
             listeners.record(run)
         code = asyncio.run(

@@ -96,7 +96,7 @@ def _about_run(run: RunInfo, plan: Plan) -> dict[str, str]:
         "processes": "none" if run.processes is None else run.processes.value,
         "network": run.network.value,
     }
-    return about | ({"shard": plan.shard} if plan.shard else {})
+    return about | ({} if plan.cut is None else {"shard": str(plan.cut)})
 
 
 def _about_case(result: Result, state: RunState) -> dict[str, str]:

@@ -97,7 +97,8 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
         else:
             line.append((f"{_BETWEEN}{part}", Style.DIM))
     yield line
-    for words in (*([text.one_line(plan.shard)] if plan.shard else []), *_about_postgres(run)):
+    narrowed = (text.one_line(each) for each in (plan.shard, plan.last_failed) if each)
+    for words in (*narrowed, *_about_postgres(run)):
         said = words if width is None else cut(words, width - len(_INDENT))
         yield [(f"{_INDENT}{said}", Style.DIM)]
 
@@ -389,7 +390,7 @@ def passive_files(plan: Plan) -> Iterator[Line]:
 
 def nothing_selected(plan: Plan, *, paths: Sequence[Path], root: Path) -> Iterator[Line]:
     """Say why nothing ran, and what to do."""
-    if plan.shard:
+    if plan.cut is not None:
         yield [("There are more shards than examples: none is in this one.", Style.PLAIN)]
         return
     names = [f'"{text.one_line(relative(str(path), root))}"' for path in paths]

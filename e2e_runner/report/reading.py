@@ -102,7 +102,7 @@ def _run(shape: Any) -> RunRecord:
         processes=_words(tiers, "processes"),
         python=_words(shape, "python"),
         version=_words(shape, "version"),
-        shard=_words(shape, "shard"),
+        shard=_shard(shape.get("shard")),
     )
 
 
@@ -168,6 +168,14 @@ def _count(shape: Mapping[str, Any], key: str, where: str) -> int | None:
     raise NotAReport(
         f"has in {where} as `{key}` {_shown(value)}, which is no whole number of 0 or more"
     )
+
+
+def _shard(shape: Any) -> str:
+    """Give INDEX/COUNT; empty where it is none."""
+    if not isinstance(shape, dict):
+        return ""
+    index, count = (_count(shape, key, "run.shard") for key in ("index", "count"))
+    return f"{index}/{count}" if index and count else ""
 
 
 def _moment(value: Any) -> float:

@@ -29,6 +29,7 @@ from e2e_runner.model import (
     Plan,
     Result,
     RunInfo,
+    ShardCut,
     Status,
     Step,
 )
@@ -57,11 +58,17 @@ def run_shape(run: RunInfo, plan: Plan) -> Shape:
             "notes": list(run.containment_notes),
             "network_notes": list(run.network_notes),
         },
-        "shard": plan.shard or None,
+        "shard": None if plan.cut is None else shard_shape(plan.cut),
+        "last_failed": bool(plan.last_failed),
         "postgres": run.postgres or None,
         "python": relative(run.python, run.root),
         "version": run.version,
     }
+
+
+def shard_shape(cut: ShardCut) -> Shape:
+    """Describe a shard: those fit together that have the same count and basis."""
+    return {"index": cut.index, "count": cut.count, "basis": cut.basis, "by": cut.by.value}
 
 
 def finished_run_shape(state: RunState) -> Shape:
