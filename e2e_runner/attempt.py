@@ -293,7 +293,7 @@ class Attempt:
             *self._given_ports(),
         }
         reached = self._own.reached if self._own else frozenset()
-        in_source = (port for each in parts for port in each.ports)
+        in_source = (port for each in parts for port in (*each.ports, *each.service_ports))
         in_environment = ports_in({**self._around.environ, **self._settings.env})
         return Signs(
             status=status,

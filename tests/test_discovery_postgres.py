@@ -15,7 +15,7 @@ from e2e_runner.discovery.postgres import (
     server_of_its_own,
     wants_postgres,
 )
-from e2e_runner.discovery.source import analyse_python, analyse_text, skim_python
+from e2e_runner.discovery.source import analyse_python, analyse_text
 from e2e_runner.model import DatabaseDefinition, Example, Plan, PostgresSettings
 
 MAPPED = marks_of(
@@ -87,7 +87,6 @@ def _text(source: str) -> str:
 )
 def test_python_that_wants_postgres(source: str, reason: str) -> None:
     assert _python(source) == reason
-    assert skim_python(source.encode(), MAPPED).postgres == reason
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,7 @@ def test_other_languages_that_do_not(source: str) -> None:
 @given(st.binary() | st.text().map(str.encode))
 def test_whatever_a_source_holds_it_is_read(data: bytes) -> None:
     for text in (data, b"import asyncpg\n" + data, b"DATABASE_URL psql postgres " + data):
-        for analyse in (analyse_python, analyse_text, skim_python):
+        for analyse in (analyse_python, analyse_text):
             assert "\n" not in analyse(text, MAPPED).postgres
 
 

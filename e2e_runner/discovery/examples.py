@@ -48,7 +48,7 @@ class Builder:
         self.folders = folders
         self.modules = modules
         self.marks = marks
-        self.warnings: list[str] = []  # about examples, and the metadata of companions
+        self.warnings: dict[str, tuple[str, ...]] = {}  # by the path of an example or companion
         self._root = str(resolved.run.root)
         self._companions: dict[str, Example] = {}
         self._chain: list[str] = []  # paths of the examples that are being built
@@ -99,21 +99,25 @@ class Builder:
             origins={name: each.origin for name, each in given.items()},
         )
         target = ("-m", module) if module else (script.found.file,)
-        if misses_its_server(script.facts.own_server, settings, self.resolved.run.postgres):
-            self.warnings.append(
-                f"{path}: goes to a PostgreSQL server of its own, {script.facts.own_server}, and not "
-                "to the one that e2e-run gives it: read DATABASE_URL or PGHOST, PGPORT, or declare "
+        own_server = script.facts.own_server
+        if misses_its_server(own_server, settings, self.resolved.run.postgres):
+            missed = (
+                f"{path}: goes to a PostgreSQL server of its own, {own_server}, and not to the one "
+                "that e2e-run gives it: read DATABASE_URL or PGHOST, PGPORT, or declare "
                 "postgres = false"
             )
+            self.warnings[path] = (*self.warnings.get(path, ()), missed)
+        program = self.modules.program(script)
         return Example(
             path=path,
             file=Path(script.found.file),
             argv=(*interpreter, *target, *settings.args),
             settings=settings,
-            found_ports=tuple(port for port in script.facts.ports if port not in settings.ports),
+            found_ports=tuple(port for port in program.ports if port not in settings.ports),
+            service_ports=program.gone_to,
             problems=tuple(problems),
             companions=companions,
-            found_postgres=self.modules.postgres(script),
+            found_postgres=program.postgres,
         )
 
     def _interpreter(self, script: Script, given: Given) -> tuple[Given, bool, list[Problem]]:
@@ -250,7 +254,7 @@ class Builder:
             return "does not exist; accepted: scripts, relative to the folder of this one"
         if file not in self._companions:
             script = read_script(Found(file=file, path=path), read_source(file), self.marks)
-            self.warnings += script.metadata.warnings
+            self.warnings[path] = script.warnings
             self._companions[file] = self.build(script)
         return self._companions[file]
 

@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from e2e_runner.parsers import MAX_PORT
@@ -27,6 +28,22 @@ _SERVICES = frozenset(
     | {"memcached", "mongo", "mongodb", "mysql", "nats", "pg", "postgres", "postgresql", "proxy"}
     | {"rabbitmq", "redis", "rediss", "smtp", "socks5", "ssh", "zookeeper"}
 )
+# Classes and functions that go to such a service, by their last name, and the ports that only such a
+# service listens on: a connection to any other may be one to what the script itself has started.
+_CLIENTS = frozenset(
+    {"AIOKafkaConsumer", "AIOKafkaProducer", "AsyncElasticsearch", "AsyncIOMotorClient"}
+    | {"AsyncMongoClient", "AsyncOpenSearch", "BlockingConnection", "ConnectionParameters"}
+    | {"Elasticsearch", "InfluxDBClient", "InfluxDBClient3", "KafkaConsumer", "KafkaProducer"}
+    | {"MongoClient", "MotorClient", "OpenSearch", "Redis", "RedisCluster", "StrictRedis"}
+)
+_CONNECTING = frozenset(
+    {"connect", "connect_ex", "connect_tcp", "create_connection", "create_pool"}
+    | {"open_connection", "open_tcp_stream"}
+)
+_SERVICE_PORTS = frozenset(
+    {21, 22, 25, 389, 465, 587, 636, 1433, 1521, 1883, 2181, 3306, 4222, 5432, 5672, 6379, 9042}
+    | {9092, 9200, 11211, 26379, 27017}
+)
 _HOST_NAMES = frozenset({"address", "addr", "bind", "host", "hostname", "server", "url"})
 _DEFAULT_GETTERS = frozenset(
     {"get", "getenv", "int", "env", "config", "Option", "Field", "Argument"}
@@ -35,6 +52,20 @@ _FIRST_FREE_PORT = 1024  # below, only root may listen
 _DEEPEST = 8  # nesting of calls around a literal
 
 _Hit = tuple[ast.AST, int]  # a port, and the node that names it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The ports that a Python source names, each in the order of appearance.
+
+    `guarded` are those of `served` that are named nowhere but in the guarded lines, `gone_to` those
+    that are named in calls of clients of a service and nowhere else.
+    """
+
+    served: tuple[int, ...] = ()
+    guarded: tuple[int, ...] = ()
+    gone_to: tuple[int, ...] = ()
+
 
 # Cheap test that tells most files apart before their syntax trees are searched.
 MAY_NAME_PORTS = re.compile(
@@ -51,25 +82,47 @@ def ports_in_text(text: str) -> tuple[int, ...]:
     return _valid(number for _, number in sorted(found))
 
 
-def ports_in_nodes(nodes: Iterable[ast.AST]) -> tuple[int, ...]:
-    """Find ports in the syntax nodes of a Python script, in the order of appearance.
+def ports_in_nodes(nodes: Iterable[ast.AST], guarded: Sequence[range] = ()) -> Ports:
+    """Find ports in the syntax nodes of a Python script; `guarded` are lines that an import skips.
 
     A node must come before those that it holds.
     """
-    found: list[tuple[int, int, int]] = []
+    served: list[tuple[int, int, int]] = []
+    gone_to: list[tuple[int, int, int]] = []
     foreign: set[int] = set()  # ids of values that belong to a server elsewhere
+    of_clients: set[int] = set()  # ids of what is told to the client of a service
+    of_connections: set[int] = set()
     for node in nodes:
         finder = _FINDERS.get(type(node))
         if finder is None:
             continue
-        if isinstance(node, ast.Call) and _names_foreign_host(node):
-            foreign.update(id(keyword.value) for keyword in node.keywords)
-        found += [
-            (getattr(value, "lineno", 0), getattr(value, "col_offset", 0), number)
-            for value, number in finder(node)
-            if id(value) not in foreign
-        ]
-    return _valid(number for _, _, number in sorted(found))
+        if isinstance(node, ast.Call):
+            if _names_foreign_host(node):
+                foreign.update(id(keyword.value) for keyword in node.keywords)
+            name = _called(node)
+            if name in _CLIENTS:
+                of_clients.update(map(id, _told(node)))
+            elif name in _CONNECTING:
+                of_connections.update(map(id, _told(node)))
+        for value, number in finder(node):
+            if id(value) in foreign:
+                continue
+            is_clients = id(value) in of_clients or (
+                number in _SERVICE_PORTS and id(value) in of_connections
+            )
+            place = (getattr(value, "lineno", 0), getattr(value, "col_offset", 0), number)
+            (gone_to if is_clients else served).append(place)
+    numbers = _valid(number for _, _, number in sorted(served))
+    open_ = {number for line, _, number in served if not any(line in lines for lines in guarded)}
+    return Ports(
+        served=numbers,
+        guarded=tuple(number for number in numbers if number not in open_),
+        gone_to=tuple(
+            number
+            for number in _valid(number for _, _, number in sorted(gone_to))
+            if number not in numbers
+        ),
+    )
 
 
 def _valid(numbers: Iterable[int]) -> tuple[int, ...]:
@@ -165,6 +218,24 @@ def _in_sequence(items: Sequence[ast.expr]) -> Iterator[_Hit]:
             # An empty string before a small number is seldom the address of every interface.
             lowest = 1 if left.value else _FIRST_FREE_PORT
             yield from (hit for hit in _numbers(right) if hit[1] >= lowest)
+
+
+def _called(call: ast.Call) -> str:
+    """Give the last name of what is called."""
+    match call.func:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return ""
+
+
+def _told(call: ast.Call) -> Iterator[ast.AST]:
+    """Give all that the arguments of a call hold, but for what is told to others in them."""
+    stack: list[ast.AST] = [*call.args, *(keyword.value for keyword in call.keywords)]
+    while stack:
+        node = stack.pop()
+        yield node
+        if not isinstance(node, ast.Call) or _called(node) in _DEFAULT_GETTERS:
+            stack += ast.iter_child_nodes(node)
 
 
 def _names_foreign_host(call: ast.Call) -> bool:

@@ -8,6 +8,7 @@ import ast
 import builtins
 import re
 from collections.abc import Iterable, Iterator
+from typing import TypeGuard
 
 _NO_WORK = (
     *(ast.Import, ast.ImportFrom, ast.Pass),
@@ -98,7 +99,7 @@ def why_passive(body: list[ast.stmt]) -> str:
     return "only imports, definitions and plain assignments"
 
 
-def is_guard(statement: ast.stmt) -> bool:
+def is_guard(statement: ast.stmt) -> TypeGuard[ast.If]:
     """Say whether a statement tests ``__name__``."""
     return isinstance(statement, ast.If) and any(
         isinstance(node, ast.Name) and node.id == "__name__" for node in _evaluated(statement.test)

@@ -1,17 +1,15 @@
 """Makes the plan of a run: what runs, what does not, and why."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from e2e_runner.config import Resolved
 from e2e_runner.discovery.examples import Builder
-from e2e_runner.discovery.postgres import Marks, marks_of
+from e2e_runner.discovery.postgres import marks_of
 from e2e_runner.discovery.scripts import Modules, Script, read_script
-from e2e_runner.discovery.source import LARGEST
-from e2e_runner.discovery.walk import Folders, Found, read_source, relative_path, walk
+from e2e_runner.discovery.walk import Folders, read_source, relative_path, walk
 from e2e_runner.globs import fixed_start, matches
 from e2e_runner.model import Deselected, Example, NotExample, Plan, RunSettings
-from e2e_runner.text import size
 
 
 def make_plan(resolved: Resolved) -> Plan:
@@ -22,10 +20,9 @@ def make_plan(resolved: Resolved) -> Plan:
     """
     folders = Folders()
     walked = walk(resolved.run)
-    warnings = [*resolved.warnings, *walked.warnings]
     marks = marks_of(resolved.run.postgres)
-    candidates = _read(walked.candidates, marks, warnings)
-    importers = _read(walked.importers, marks, warnings)
+    candidates = [read_script(each, read_source(each.file), marks) for each in walked.candidates]
+    importers = [read_script(each, read_source(each.file), marks) for each in walked.importers]
     modules = Modules(
         [*candidates, *importers], root=str(resolved.run.root), folders=folders, marks=marks
     )
@@ -36,7 +33,6 @@ def make_plan(resolved: Resolved) -> Plan:
     examples: list[Example] = []
     named: set[str] = set()
     for script in candidates:
-        warnings += script.metadata.warnings
         reason = _refuse(script, helpers)
         if reason:
             not_examples.append(NotExample(path=script.found.path, reason=reason))
@@ -45,11 +41,13 @@ def make_plan(resolved: Resolved) -> Plan:
             named.add(script.found.path)
         examples.append(builder.build(script))
 
-    warnings += builder.warnings
-    warnings += _idle_overrides(resolved, candidates, not_examples)
+    warnings = [*resolved.warnings, *walked.warnings]
+    idle = _idle_overrides(resolved, candidates, not_examples)
     examples, companions = _without_companions(examples, named)
     not_examples += companions
     chosen, deselected = _select(examples, resolved.run)
+    warnings += _about_scripts(candidates, chosen, deselected, builder, resolved.run)
+    warnings += idle
     return Plan(
         examples=tuple(sorted(chosen, key=lambda each: _order(each.path))),
         deselected=tuple(sorted(deselected, key=lambda each: _order(each.example.path))),
@@ -60,18 +58,6 @@ def make_plan(resolved: Resolved) -> Plan:
 
 def _order(path: str) -> list[str]:
     return path.split("/")
-
-
-def _read(found: Iterable[Found], marks: Marks, warnings: list[str]) -> list[Script]:
-    scripts = []
-    for each in found:
-        data = read_source(each.file)
-        if data is not None and len(data) > LARGEST:
-            warnings.append(
-                f"{each.path} is larger than {size(LARGEST)}: only its metadata is looked at"
-            )
-        scripts.append(read_script(each, data, marks))
-    return scripts
 
 
 def _refuse(script: Script, helpers: dict[str, str]) -> str:
@@ -166,12 +152,53 @@ def _select(
 def _deselect(example: Example, run: RunSettings) -> str:
     """Say why an example is not selected; an empty string where it is."""
     tags = example.settings.tags
-    if run.keyword is not None and run.keyword.casefold() not in example.path.casefold():
+    if not _has_keyword(example.path, run):
         return f"path does not contain {run.keyword!r} ({run.origins['keyword'].where})"
-    if run.only and not set(run.only) & set(tags):
+    if not _is_among_only(example, run):
         wanted = " or ".join(run.only)
         return f"not tagged {wanted} ({run.origins['only'].where})"
     skipped = [tag for tag in run.skip if tag in tags]
     if skipped:
         return f"tagged {', '.join(skipped)} ({run.origins['skip'].where})"
     return example.settings.skip or ""
+
+
+def _has_keyword(path: str, run: RunSettings) -> bool:
+    return run.keyword is None or run.keyword.casefold() in path.casefold()
+
+
+def _is_among_only(example: Example, run: RunSettings) -> bool:
+    return not run.only or not set(run.only).isdisjoint(example.settings.tags)
+
+
+def _about_scripts(
+    candidates: Iterable[Script],
+    chosen: Iterable[Example],
+    deselected: Iterable[Deselected],
+    builder: Builder,
+    run: RunSettings,
+) -> Iterator[str]:
+    """Give the warnings about what is selected, and about what is not perhaps because of them.
+
+    That is what metadata would have made an example, or given a tag of `only`, had it been understood.
+    """
+    selected = {each.path for example in chosen for each in _with_companions(example)}
+    left_out = {each.example.path: each.example for each in deselected}
+
+    def may_be_missed(path: str) -> bool:
+        example = left_out.get(path)
+        return _has_keyword(path, run) and (example is None or not _is_among_only(example, run))
+
+    for script in candidates:
+        path = script.found.path
+        if path in selected or may_be_missed(path):
+            yield from script.warnings
+    for path, told in builder.warnings.items():
+        if path in selected:
+            yield from told
+
+
+def _with_companions(example: Example) -> Iterator[Example]:
+    yield example
+    for companion in example.companions:
+        yield from _with_companions(companion)

