@@ -28,6 +28,11 @@ _DAMAGED = f"{NAME}.damaged-"
 _KEPT = 3  # damaged ones
 _BESIDE = ("-wal", "-shm", "-journal")  # the log first: it must never meet a new database
 
+# In one statement: another process may make the tables between two.
+_STATE = """
+SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
+FROM pragma_user_version, pragma_application_id
+"""
 _TABLES = """
 CREATE TABLE runs (
     number INTEGER PRIMARY KEY,
@@ -203,8 +208,7 @@ def _connect(file: Path, how: str) -> sqlite3.Connection:
 
 def _look(connection: sqlite3.Connection, file: Path) -> bool:
     """Tell whether the tables are there; raises HistoryError when they are not ours."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    version, application, tables = connection.execute(_STATE).fetchone()
     if application == _APPLICATION:
         if version > _VERSION:
             raise HistoryError(
@@ -215,7 +219,6 @@ def _look(connection: sqlite3.Connection, file: Path) -> bool:
             )
         if version == _VERSION:
             return True
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables or application:
         raise _damaged(file, "it is a database of another kind")
     return False

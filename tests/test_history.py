@@ -1,6 +1,8 @@
 import itertools
 import sqlite3
+import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from report_history import CUT, RUN, history, started
 from e2e_runner.errors import UsageError
 from e2e_runner.events import AttemptFinished, Event, RunFinished
 from e2e_runner.history import History
-from e2e_runner.history_file import NAME
+from e2e_runner.history_file import NAME, open_to_write
 from e2e_runner.model import (
     NetworkMode,
     NetworkTier,
@@ -449,6 +451,23 @@ def test_an_empty_history_has_no_last_run(tmp_path: Path) -> None:
 
 
 # --- at once -------------------------------------------------------------------------------------
+
+
+def test_a_history_that_other_runs_make_just_now_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    together = threading.Barrier(6)
+
+    def make(state_dir: Path) -> tuple[int, int]:
+        together.wait(timeout=30)
+        opened = open_to_write(state_dir)
+        opened.connection.close()
+        return opened.identity
+
+    with ThreadPoolExecutor(together.parties) as threads:
+        for number in range(40):
+            state_dir = tmp_path / str(number)
+            state_dir.mkdir()
+            made = set(threads.map(make, [state_dir] * together.parties))
+            assert len(made) == 1
 
 
 def test_runs_at_the_same_time_all_write(tmp_path: Path) -> None:
