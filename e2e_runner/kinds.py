@@ -153,7 +153,7 @@ JOBS = Kind(
 )
 SHARD = Kind(
     name="I/N",
-    accepted="INDEX/COUNT, as in 1/4 for the first of four parts",
+    accepted="I/N, as in 1/4 for the first of four parts",
     parse=parse_shard,
     units="I/N",
 )

@@ -7,6 +7,7 @@ and returns the value, or raises `ValueError` with one clause that says what is 
 import math
 import re
 from collections.abc import Callable, Iterable
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ MAX_JOBS = 1000
 MAX_SHARDS = 10_000
 MAX_PORT = 65535
 _LONGEST_DURATION = 366 * 86400.0
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _SHOWN = 60  # characters of a rejected value that a message quotes
 
 
@@ -51,9 +53,32 @@ class UnknownKeyError(NestedError):
 
 
 def quoted(value: object) -> str:
-    """Show a rejected value, cut to a length that fits a message."""
-    shown = repr(value)
+    """Show a rejected value as TOML writes it, cut to a length that fits a message.
+
+    >>> print(quoted(True), quoted("on"), quoted([1, False]), quoted({"port": 8000}))
+    true 'on' [1, false] { port = 8000 }
+    """
+    shown = _written(value)
     return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+
+
+def _written(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return f"[{', '.join(map(_written, value))}]"
+        case dict():
+            pairs = ", ".join(f"{_key(key)} = {_written(each)}" for key, each in value.items())
+            return f"{{ {pairs} }}" if pairs else "{}"
+        case date() | time():
+            return value.isoformat()
+        case _:
+            return repr(value)
+
+
+def _key(key: object) -> str:
+    return key if isinstance(key, str) and _BARE_KEY.fullmatch(key) else repr(key)
 
 
 def _items(value: object) -> list[object]:
@@ -99,7 +124,7 @@ _DURATION = re.compile(
     re.ASCII,
 )
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
-_INTEGER = re.compile(r"\d+", re.ASCII)
+_INTEGER = re.compile(r"-?\d+", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII | re.IGNORECASE)
 _LONGEST_NUMBER = 20  # digits; what is longer is out of every range
 _SMALLEST_SIZE = 1024
@@ -207,7 +232,7 @@ def parse_jobs(value: object) -> int | None:
 
 
 def parse_shard(value: object) -> Shard:
-    """Read ``INDEX/COUNT``.
+    """Read ``I/N``: which part, and of how many.
 
     >>> parse_shard("2/4")
     Shard(index=2, count=4)
@@ -215,7 +240,7 @@ def parse_shard(value: object) -> Shard:
     index, slash, count = parse_name(value).partition("/")
     number = integer(least=1, most=MAX_SHARDS)
     if not slash:
-        raise ValueError(f"{quoted(value)} is not INDEX/COUNT")
+        raise ValueError(f"{quoted(value)} is not I/N")
     shard = Shard(index=number(index), count=number(count))
     if shard.index > shard.count:
         raise ValueError(f"{quoted(value)}: there is no part {shard.index} of {shard.count}")

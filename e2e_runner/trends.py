@@ -19,8 +19,11 @@ USUAL_WINDOW = 50  # verdicts of an example that are looked at
 
 _NO_VERDICT = frozenset({Status.SKIPPED, Status.NOT_RUN})
 _TIMED = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})  # ended as it should, at once
+_WELL = frozenset({Status.PASSED, Status.SERVED})  # one verdict: what an example is decides which
 _RELATIVE = 0.2  # of a duration, below which no change is told
 _ABSOLUTE = 0.2  # seconds, same
+_RELATIVE_BLINDLY = 0.5  # same, where it is not known how much durations vary
+_ABSOLUTE_BLINDLY = 0.5  # seconds, same
 _CERTAIN = 3.0  # standard errors that a change must exceed
 _FEWEST_TIMED = 6  # durations that a trend is told of
 _MOST_RECENT = 10  # durations that count as the recent ones
@@ -89,17 +92,19 @@ def pace(
 ) -> Pace | None:
     """Compare durations by their medians; None where the difference may be noise.
 
-    It is told when it is more than a fifth, more than 0.2 s, and, where the `spread` is known
-    (a standard deviation in seconds), more than three standard errors.
+    With a `spread`, a standard deviation in seconds, it is told when it is more than a fifth, more
+    than 0.2 s and more than three standard errors; without, when it is more than half and than 0.5 s.
     """
     if not before or not after:
         return None
     found = Pace(before=statistics.median(before), after=statistics.median(after))
     difference = abs(found.after - found.before)
-    least = max(_ABSOLUTE, _RELATIVE * min(found.before, found.after))
-    if spread is not None:
+    shorter = min(found.before, found.after)
+    if spread is None:
+        least = max(_ABSOLUTE_BLINDLY, _RELATIVE_BLINDLY * shorter)
+    else:
         error = spread * math.sqrt(1 / len(before) + 1 / len(after)) * _MEDIAN_ERROR
-        least = max(least, _CERTAIN * error)
+        least = max(_ABSOLUTE, _RELATIVE * shorter, _CERTAIN * error)
     return found if difference > least and found.before > 0 else None
 
 
@@ -130,6 +135,7 @@ class Attention(StrEnum):
     FAILING = "failing"  # its last verdict is not ok
     FLAKY = "flaky"
     SLOWER = "slower"
+    MENDED = "mended"  # ok now, and not in all of the verdicts that are looked at
     NONE = "none"
 
 
@@ -141,7 +147,7 @@ class Standing:
     verdicts: tuple[ResultRecord, ...]  # oldest first; never empty
     bad: int  # how many of them are not ok
     flaky: bool  # see `is_flaky`
-    streak: int  # how many of the last ones are alike, ok or not ok
+    streak: int  # how many of the last ones are the same; passed and served are
     duration: float | None  # seconds that it takes nowadays, as a rule
     trend: Pace | None  # None: its duration did not certainly change
     network: NetworkMode | None = None  # HOST: learned that it fails in a network of its own
@@ -154,7 +160,7 @@ class Standing:
 
     @property
     def since(self) -> ResultRecord:
-        """Give the first verdict of those that the last ones are like."""
+        """Give the first of the last ones that are the same."""
         return self.verdicts[-self.streak]
 
     @property
@@ -212,6 +218,8 @@ def _standing(
         attention = Attention.FLAKY
     elif moved is not None and moved.change > 0:
         attention = Attention.SLOWER
+    elif any(bad):
+        attention = Attention.MENDED
     else:
         attention = Attention.NONE
     return Standing(
@@ -219,7 +227,7 @@ def _standing(
         verdicts=tuple(verdicts),
         bad=sum(bad),
         flaky=flaky,
-        streak=_streak(bad),
+        streak=_streak([each.status for each in verdicts]),
         duration=moved.after if moved else usual,
         trend=moved,
         network=past.network if past else None,
@@ -241,13 +249,9 @@ def is_flaky(verdicts: Sequence[ResultRecord], *, strict: bool) -> bool:
     )
 
 
-def _streak(bad: Sequence[bool]) -> int:
-    length = 0
-    for each in reversed(bad):
-        if each is not bad[-1]:
-            break
-        length += 1
-    return length
+def _streak(statuses: Sequence[Status]) -> int:
+    same = _WELL if statuses[-1] in _WELL else {statuses[-1]}
+    return sum(1 for _ in itertools.takewhile(same.__contains__, reversed(statuses)))
 
 
 def _weight(standing: Standing) -> float:
@@ -255,7 +259,7 @@ def _weight(standing: Standing) -> float:
     match standing.attention:
         case Attention.FAILING:
             return standing.streak
-        case Attention.FLAKY:
+        case Attention.FLAKY | Attention.MENDED:
             return standing.failure_rate
         case Attention.SLOWER:
             return standing.trend.change if standing.trend else 0

@@ -97,6 +97,9 @@ def ran(root: Path) -> Path:
     [
         ((), (1, 2)),
         (("last~2",), (0, 2)),
+        (("last",), (1, 2)),
+        ((run_id(2),), (1, 2)),
+        (("last", "last"), (2, 2)),
         (("last~2", "last~1"), (0, 1)),
         (("last", "last~2"), (2, 0)),
         ((run_id(0), run_id(1)), (0, 1)),
@@ -172,6 +175,8 @@ def test_no_two_runs_yet(root: Path) -> None:
         assert error.exit_code == 4
         assert error.message == "There are no two runs to compare yet"
         remember(root, number, "pp")
+        if not number:
+            assert complaint("last").message == error.message
     assert compare().exit_code == 0
 
 

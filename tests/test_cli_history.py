@@ -75,9 +75,10 @@ def test_all_examples() -> None:
         "examples/orders.py         4     25%  1.00s  ✗ failed         ···✗",
         "examples/users.py          4     50%  1.00s  ✗ failed, flaky  ·✗·✗",
         "Steady (1)",
-        "examples/users_bulk.py     4      0%  1.00s  ✓ passed         ····",
+        "examples/users_bulk.py     4      0%  1.00s  ✓ passed x4      ····",
         "",
         "· ok  ✗ failed  (the newest at the right)",
+        "x3 says that the last three verdicts are the same",
         "Not listed, as the file is gone (1): examples/gone.py",
     ]
 
@@ -140,7 +141,7 @@ def test_it_follows_the_width_and_the_colours_asked_for(
 def test_one_example(words: str) -> None:
     lines = history(words).stdout.splitlines()
     assert lines[0] == "examples/orders.py"
-    assert lines[1].startswith("  Not ok in the last run, ")
+    assert lines[1].startswith("  Failed in the last run, ")
     assert [line.split()[0] for line in lines if line.startswith("2026")] == [
         run_id(number) for number in (3, 2, 1, 0)
     ]

@@ -70,13 +70,14 @@ def test_what_needs_attention_stands_first() -> None:
         "Not ok (1)",
         "…/orders.py             9     33%  1.00s         ✗ failed x3        ······✗✗✗",
         "Flaky (1)",
-        "…/users.py              9     22%  123ms         ✓ served x4, host  ·✗··✗~···",
+        "…/users.py              9     22%  123ms         ✓ served x3, host  ·✗··✗~···",
         "Slower (1)",
-        "…/routes.py            18      0%  2.00s  +100%  ✓ passed           ············",
+        "…/routes.py            18      0%  2.00s  +100%  ✓ passed x18       ············",
         "Steady (1)",
         "…/streams/ticker.py     3      0%  1.00s         ✓ passed           ·!·",
         "",
         "· ok  ~ flaky  ! leaked  ✗ failed  (the newest at the right)",
+        "x3 says that the last three verdicts are the same",
     ]
 
 
@@ -101,8 +102,31 @@ def test_a_failing_example_may_be_flaky_too() -> None:
 
 
 def test_strict_counts_leaks() -> None:
-    line = plain(page(TICKER, strict=True))[4]
+    line = plain(page(TICKER, strict=True))[5]
     assert line == "examples/streams/ticker.py     3     33%  1.00s  ✓ passed  ·!·"
+
+
+def test_what_failed_once_is_not_steady() -> None:
+    lines = plain(page([*verdicts("fp", path="a.py"), *verdicts("ppp", path="b.py")]))
+    assert lines[4:8] == [
+        "Ok again (1)",
+        "a.py        2     50%  1.00s  ✓ passed     ✗·",
+        "Steady (1)",
+        "b.py        3      0%  1.00s  ✓ passed x3  ···",
+    ]
+
+
+def test_a_streak_is_one_of_the_same_verdict_and_explained() -> None:
+    lines = plain(page([*verdicts("~fp~", path="a.py"), *verdicts("f" * 9, path="b.py")]))
+    assert lines[4:] == [
+        "Not ok (1)",
+        "b.py        9    100%         ✗ failed x9  ✗✗✗✗✗✗✗✗✗",
+        "Flaky (1)",
+        "a.py        4     25%  1.00s  ! flaky      ~✗·~",
+        "",
+        "· ok  ~ flaky  ✗ failed  (the newest at the right)",
+        "x3 says that the last three verdicts are the same",
+    ]
 
 
 def test_what_is_not_listed_is_named() -> None:
@@ -133,6 +157,7 @@ def test_of_very_many_examples_only_those_that_need_attention_are_listed() -> No
         "… and 60 steady ones, not listed: name one, or see --json",
         "",
         "· ok  ✗ failed  (the newest at the right)",
+        "x3 says that the last three verdicts are the same",
     ]
 
 
@@ -192,7 +217,7 @@ def test_one_example_run_by_run() -> None:
     ]
     assert plain(one(results, past=Past(network=NetworkMode.HOST))) == [
         "examples/orders.py",
-        "  Not ok in the last 3 runs, since 18h00m ago (run 20260131-120006-0a1b2c)",
+        "  Failed in each of the last 3 runs, since 18h00m ago (run 20260131-120006-0a1b2c)",
         "  Not ok in 3 of the last 4 runs (75%)",
         "  It takes 1.00s",
         "  Learned: it fails in a network of its own, and is run on the host network",
@@ -218,16 +243,16 @@ def test_a_short_reason_stands_beside_its_verdict() -> None:
 @pytest.mark.parametrize(
     ("results", "said"),
     [
-        (verdicts("f"), ["Not ok in the last run, 24h00m ago (run 20260131-120000-0a1b2c)"]),
-        (verdicts("pp"), ["Ok in all of the last 2 runs"]),
+        (verdicts("f"), ["Failed in the last run, 24h00m ago (run 20260131-120000-0a1b2c)"]),
+        (verdicts("pp"), ["Passed in each of the last 2 runs"]),
         (
             verdicts("fp"),
             [
-                "Ok in the last run, 23h00m ago (run 20260131-120001-0a1b2c)",
+                "Passed in the last run, 23h00m ago (run 20260131-120001-0a1b2c)",
                 "Not ok in 1 of the last 2 runs (50%)",
             ],
         ),
-        (verdicts("p~"), ["Flaky: it comes to this one time and to that another time"]),
+        (verdicts("p~"), ["Flaky: its verdicts change, and nothing tells why"]),
         (ROUTES, ["Slower: it takes 2.00s, and took 1.00s (+100%)"]),
         (
             verdicts("p" * 18, durations=FASTER),

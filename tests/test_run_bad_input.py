@@ -456,5 +456,6 @@ def test_an_error_of_our_own_is_kept_and_loses_no_result(made: Project) -> None:
     (kept,) = (made.root / ".e2e-run").glob("internal-error-*.txt")
     assert "RuntimeError: a bug of ours" in kept.read_text()
     assert str(kept) in outcome.stderr
+    assert "e2e-run: internal error: RuntimeError: a bug of ours\n" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert made.survivors() == []

@@ -1,4 +1,5 @@
 import dataclasses
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from e2e_runner.model import (
     ReportFormat,
     RunSettings,
     ServerAddress,
+    Shard,
     Source,
     TcpProbe,
 )
@@ -39,10 +41,12 @@ from e2e_runner.parsers import (
     parse_report,
     parse_server,
     parse_server_url,
+    parse_shard,
     parse_size,
     parse_templates,
     parse_wanted_databases,
     parse_wants_postgres,
+    quoted,
 )
 from e2e_runner.settings import EXAMPLE_SETTINGS, RUN_SETTINGS, SETTINGS, Scope, Setting, within
 
@@ -274,6 +278,42 @@ def test_commands_are_split_as_a_shell_would() -> None:
 
 def test_arguments_keep_repeats() -> None:
     assert parse_arguments(["-v", "-v", 3]) == ("-v", "-v", "3")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (True, "true"),
+        ([True, 1.5, "a"], "[true, 1.5, 'a']"),
+        ({"port": 8000, "on": False}, "{ port = 8000, on = false }"),
+        ({}, "{}"),
+        (date(2026, 11, 21), "2026-11-21"),
+        ("x" * 100, f"'{'x' * 58}…"),
+    ],
+)
+def test_a_rejected_value_is_shown_as_toml_has_it(value: object, shown: str) -> None:
+    assert quoted(value) == shown
+
+
+@pytest.mark.parametrize("value", ["-1", -1, "0", "-99999999999", "11"])
+def test_a_whole_number_that_is_too_small_or_too_large_is_out_of_range(value: object) -> None:
+    with pytest.raises(ValueError, match=f"{quoted(value)} is out of range"):
+        integer(least=1, most=10)(value)
+
+
+@pytest.mark.parametrize("value", ["--1", "1.0", "- 1", "", True, 1.0, None])
+def test_what_is_no_whole_number(value: object) -> None:
+    with pytest.raises(ValueError, match="is not a whole number"):
+        integer(least=1, most=10)(value)
+
+
+def test_shards() -> None:
+    assert parse_shard("2/4") == Shard(index=2, count=4)
+    for wrong in ("3", "5/4", "0/4", "-1/4", "1/x"):
+        with pytest.raises(ValueError, match="is"):
+            parse_shard(wrong)
+    with pytest.raises(ValueError, match="'3' is not I/N"):
+        parse_shard("3")
 
 
 def test_reports_and_interpreters_and_flags() -> None:

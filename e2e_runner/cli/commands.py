@@ -71,6 +71,11 @@ def _hold_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number, which is this one
 
 
+def _tell(error: E2ERunError) -> int:
+    click.echo(f"e2e-run: {error}", err=True)
+    return error.exit_code
+
+
 def call() -> int:
     """Run ``e2e-run`` and give its exit code; what a user can cause is told without a traceback."""
     _hold_standard_descriptors()
@@ -80,12 +85,15 @@ def call() -> int:
         code = leave.exit_code
     except click.Abort as error:
         raise KeyboardInterrupt from error
+    except click.UsageError as error:
+        from e2e_runner.cli.mistakes import explain
+
+        code = _tell(explain(error))
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except E2ERunError as error:
-        click.echo(f"e2e-run: {error}", err=True)
-        code = error.exit_code
+        code = _tell(error)
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise

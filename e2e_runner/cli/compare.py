@@ -63,15 +63,15 @@ def compare_command(
     """Show what changed from one run to another.
 
     RUN is the beginning of a run's id, `last`, `last~1` (the one before it), or the path of a `json`
-    report. Without a second one it is `last`, without any the last two are compared.
+    report. Without a second one it is `last`, or where that is the first, `last` after the one before
+    it; without any the last two are compared.
     """
     from e2e_runner.text import one_line
 
     resolved = resolve_given({"config": config}, (".",))
     for warning in resolved.warnings:
         click.echo(f"warning: {one_line(warning)}", err=True)
-    names = (_BEFORE_LAST if before is None else before, _LAST if after is None else after)
-    sides, known = _look(names, resolved.run.state_dir, chosen=before is not None)
+    sides, known = _look(before, after, resolved.run.state_dir)
     strict = resolved.run.strict
     found = compare(*sides, strict=strict, spreads=known)
     code = _NEWLY_FAILING if found.newly_failing else 0
@@ -89,7 +89,7 @@ def compare_command(
 
 
 def _look(
-    names: tuple[str, str], state_dir: Path, *, chosen: bool
+    before: str | None, after: str | None, state_dir: Path
 ) -> tuple[tuple[PastRun, PastRun], dict[str, float]]:
     """Read both runs, and how much the durations of their examples vary.
 
@@ -98,27 +98,39 @@ def _look(
     from e2e_runner.history import History
     from e2e_runner.text import one_line
 
+    names = (_BEFORE_LAST if before is None else before, _LAST if after is None else after)
     reports = [_report(name) if _is_path(name) else None for name in names]
     first, second = reports
     with contextlib.ExitStack() as stack:
         try:
             history = stack.enter_context(History.open(state_dir))
-            if not chosen and len(history.runs(2)) < 2:  # noqa: PLR2004 - a run and the one before it
-                raise NothingSelected(
-                    "There are no two runs to compare yet",
-                    facts=(f"the history is kept in {one_line(str(state_dir))}",),
-                    remedy="run the examples twice, or name two `json` reports",
-                )
+            if before is None:
+                _check_two(history, state_dir)
             sides = (
                 first or _remembered(names[0], history),
                 second or _remembered(names[1], history),
             )
+            if after is None and first is None and sides[0].run.id == sides[1].run.id:
+                _check_two(history, state_dir)
+                sides = (_remembered(_BEFORE_LAST, history), sides[1])
             return sides, _spreads(sides, history)
         except SetupError as error:
             if first is None or second is None:
                 raise
             click.echo(f"warning: {one_line(error.message)}", err=True)
             return (first, second), {}
+
+
+def _check_two(history: "History", state_dir: Path) -> None:
+    """Raise NothingSelected where there is no run before the last one."""
+    from e2e_runner.text import one_line
+
+    if len(history.runs(2)) < 2:  # noqa: PLR2004 - a run and the one before it
+        raise NothingSelected(
+            "There are no two runs to compare yet",
+            facts=(f"the history is kept in {one_line(str(state_dir))}",),
+            remedy="run the examples twice, or name two `json` reports",
+        )
 
 
 def _is_path(name: str) -> bool:

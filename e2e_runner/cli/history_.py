@@ -7,12 +7,12 @@
      "examples": [{
        "path": "examples/example_orders.py",
        "present": true,                  its file is still there
-       "attention": "failing", "flaky", "slower" or "none",
+       "attention": "failing", "flaky", "slower", "mended" or "none",
        "runs": 40, "not_ok": 3, "failure_rate": 0.075,   of the last verdicts, at most --limit
        "flaky": true, "duration": seconds or null,
        "trend": {"before": seconds, "after": seconds} or null,
        "last": "failed", "last_run": "ID",
-       "streak": 2, "since_run": "ID",   so many runs in a row are ok, or not ok, as the last one is
+       "streak": 2, "since_run": "ID",   so many verdicts in a row are the same as the last one
        "verdicts": ["passed", ..., "failed"],            oldest first
        "network": "host" or null}],      learned: it fails in a network of its own
      "results": [{                       with EXAMPLE only, newest first
@@ -24,8 +24,9 @@
 
 What was skipped or not run is no verdict and counts nowhere. An example is flaky where a verdict was
 `flaky`, where some repeats of a run passed and some did not, or where its verdicts went from ok to
-not ok, or back, three times or more. A trend is told when the last third of its durations differs from
-those before by more than a fifth, by more than 0.2 s and by more than they vary anyway.
+not ok, or back, three times or more; mended where it is ok now and was not in some verdict. A trend
+is told when the last third of its durations differs from those before by more than a fifth, by more
+than 0.2 s and by more than they vary anyway.
 
 The exit code is 0; 2 when EXAMPLE is none or several; 3 when the history cannot be read; 4 when there
 is none.

@@ -6,6 +6,7 @@ its text is checked by `e2e_runner.config.resolve`, together with all other sour
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +18,7 @@ from e2e_runner.settings import SETTINGS, Scope, Setting
 
 if TYPE_CHECKING:
     from e2e_runner.config import Resolved
+    from e2e_runner.model import RunSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,7 +75,26 @@ def resolve_given(flags: Mapping[str, object], paths: Sequence[str]) -> "Resolve
             f"The working directory cannot be used: {error.strerror}",
             remedy="change to a folder that exists",
         ) from error
-    return resolve(flags, paths, os.environ, cwd)
+    resolved = resolve(flags, paths, os.environ, cwd)
+    idle = without_effect(flags, resolved.run)
+    return replace(resolved, warnings=(*resolved.warnings, *idle)) if idle else resolved
+
+
+def without_effect(flags: Mapping[str, object], run: "RunSettings") -> tuple[str, ...]:
+    """Say which of the flags do nothing beside the others.
+
+    What the configuration or a variable says is for other commands too, and is not told of.
+    """
+
+    def given(name: str) -> bool:
+        return flags.get(name) is not None
+
+    found = []
+    if given("timings") and run.shard is None:
+        found.append("--timings has no effect without --shard")
+    if given("retries") and given("repeat") and run.repeat > 1:
+        found.append("--retries has no effect with --repeat: an example passes when all of them do")
+    return tuple(found)
 
 
 def _add(command: F, settings: Sequence[Setting]) -> F:

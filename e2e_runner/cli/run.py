@@ -98,7 +98,18 @@ def _internal_error(error: Exception, state_dir: Path) -> int:
     except OSError:  # then the terminal has to do
         click.echo(trace, err=True)
     else:
-        click.echo(f"e2e-run: internal error: {trace.splitlines()[-1].strip()}", err=True)
+        click.echo(f"e2e-run: internal error: {_last_words(error)}", err=True)
         click.echo(f"  The traceback is kept in {place}", err=True)
     click.echo("To help: report this, with the traceback and the script that caused it.", err=True)
     return _EXIT_INTERNAL
+
+
+def _last_words(error: BaseException) -> str:
+    """Name the error that it all began with: that inside a group, as a group of tasks raises it."""
+    import traceback
+
+    from e2e_runner.text import one_line
+
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return one_line("".join(traceback.format_exception_only(error)).strip().splitlines()[0])

@@ -138,7 +138,7 @@ def _duration(run: RunRecord) -> str:
 def _durations(before: RunRecord, after: RunRecord) -> Span:
     if not before.duration or not after.duration:
         return "", Style.PLAIN
-    if pace([before.duration], [after.duration]) is None:
+    if pace([before.duration], [after.duration], spread=0) is None:
         return "", Style.PLAIN
     moved = after.duration / before.duration - 1
     return change(moved), Style.WARN if moved > 0 else Style.OK

@@ -15,7 +15,6 @@ from e2e_runner.report.layout import status_style, status_words
 from e2e_runner.report.paths import common_folder, shorten_alike, shortest
 from e2e_runner.report.style import Line, Span, Style
 from e2e_runner.trends import Attention, Standing
-from e2e_runner.verdict import is_bad
 
 SCHEMA = "e2e-run-history/1"
 _LONGEST_STRIP = 20  # verdicts shown as a character each
@@ -35,6 +34,7 @@ _SECTIONS = {
     Attention.FAILING: ("Not ok", Style.BAD),
     Attention.FLAKY: ("Flaky", Style.WARN),
     Attention.SLOWER: ("Slower", Style.WARN),
+    Attention.MENDED: ("Ok again", Style.OK),
     Attention.NONE: ("Steady", Style.OK),
 }
 _EXAMPLE = Column(heading="Example")
@@ -73,6 +73,8 @@ def overview(shown: Overview, *, now: float, width: int, strict: bool) -> list[L
     statuses = {each.status for standing in listed for each in standing.verdicts}
     if statuses:
         lines += [[], _legend(statuses)]
+        if any(each.streak > 1 for each in listed):
+            lines.append([("x3 says that the last three verdicts are the same", Style.DIM)])
     for paths, words in (
         (shown.without_verdict, "Without a verdict so far"),
         (shown.gone, "Not listed, as the file is gone"),
@@ -154,7 +156,7 @@ def _network(mode: NetworkMode | None) -> str:
 
 def _last(standing: Standing, *, strict: bool) -> Span:
     status = standing.last.status
-    times = f" x{standing.streak}" if 1 < standing.streak < len(standing.verdicts) else ""
+    times = f" x{standing.streak}" if standing.streak > 1 else ""
     flaky = ", flaky" if standing.flaky and standing.attention is Attention.FAILING else ""
     host = ", host" if standing.network is NetworkMode.HOST else ""
     return f"{status_words(status)}{times}{flaky}{host}", status_style(status, strict=strict)
@@ -221,23 +223,22 @@ def detail(
 
 
 def _summary(standing: Standing, *, now: float, width: int, strict: bool) -> Iterator[Line]:
-    bad = is_bad(standing.last.status, strict=strict)
-    word, style = ("Not ok", Style.BAD) if bad else ("Ok", Style.OK)
+    last = standing.last.status
     count, total = standing.streak, len(standing.verdicts)
     age = ago(standing.since.started, now)
     run = f"(run {text.one_line(standing.since.run)})"
     if count == 1:
         lately = f"in the last run, {age} ago {run}"
     elif count == total:
-        lately = f"in all of the last {total:,} runs"
+        lately = f"in each of the last {total:,} runs"
     else:
-        lately = f"in the last {count:,} runs, since {age} ago {run}"
-    yield [(f"{GAP}{word} {lately}", style)]
-    if count < total:
+        lately = f"in each of the last {count:,} runs, since {age} ago {run}"
+    yield [(f"{GAP}{last.value.capitalize()} {lately}", status_style(last, strict=strict))]
+    if 0 < standing.bad < total:
         words = f"Not ok in {standing.bad:,} of the last {total:,} runs"
         yield [(f"{GAP}{words} ({percent(standing.failure_rate)})", Style.PLAIN)]
     if standing.flaky:
-        yield [(f"{GAP}Flaky: it comes to this one time and to that another time", Style.WARN)]
+        yield [(f"{GAP}Flaky: its verdicts change, and nothing tells why", Style.WARN)]
     if standing.trend is not None:
         how = "Slower" if standing.trend.change > 0 else "Faster"
         before, after = map(text.duration, (standing.trend.before, standing.trend.after))
