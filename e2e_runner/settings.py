@@ -240,7 +240,7 @@ RUN_SETTINGS = (
         "Balances shards by the durations in this file: a json report, or a table of path and seconds.",
         *(_F, _E, _C),
         flags=("--timings",),
-        default_text="the history",
+        default_text="the history; in CI none",
     ),
     _setting(
         "on-port-conflict",

@@ -24,6 +24,7 @@ from e2e_runner.supervise import linux
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHILDREN = Path(__file__).resolve().parent / "children"
 NOBODY = 65534
+_OF_CI = ("CI", "TF_BUILD", "BUILD_NUMBER")
 IS_ROOT = os.geteuid() == 0
 
 # What the tests run e2e-run with unless they say otherwise: on the network of the machine, one example
@@ -116,7 +117,7 @@ class Project:
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("E2E_RUN")}
-        for name in ("CI", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV", "PYTHONDEVMODE"):
+        for name in (*_OF_CI, "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV", "PYTHONDEVMODE"):
             env.pop(name, None)
         env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), _site_packages()])
         env["PYTHONDONTWRITEBYTECODE"] = "1"

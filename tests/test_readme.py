@@ -257,8 +257,16 @@ def test_report_formats() -> None:
 
 
 def test_the_steps_for_ci_write_what_they_keep() -> None:
-    (block,) = blocks("yaml")
+    block, matrix = blocks("yaml")
     text = textwrap.dedent(block.text)
     report = re.search(r"--report junit=(\S+)", text)
     assert report
     assert text.count(report[1]) == 2
+
+    for words in (matrix.text, (REPOSITORY / ".github/workflows/ci.yml").read_text("utf-8")):
+        numbers = re.findall(r"shard: \[([0-9, ]+)\]", words)
+        counts = re.findall(r"--shard \$\{\{ matrix\.shard \}\}/([0-9]+) --timings \S", words)
+        assert [[*map(int, each.split(","))] for each in numbers] == [
+            [*range(1, int(count) + 1)] for count in counts
+        ]
+        assert counts
