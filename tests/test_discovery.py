@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import subprocess
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from e2e_runner.cli.list_ import list_command
 from e2e_runner.config import resolve
 from e2e_runner.discovery import make_plan
 from e2e_runner.discovery.rules import refuse_file
@@ -383,6 +386,147 @@ def test_every_script_is_an_example_or_listed_once(tmp_path: Path, tree: dict[st
         file = f"examples/{path}.py"
         inside = any(name.endswith("/") and file.startswith(name) for name in listed)
         assert (file in listed) != inside
+
+
+# --- what it imports -----------------------------------------------------------------------------
+
+
+def test_ports_of_what_is_imported(project: Project) -> None:
+    project.write(
+        {
+            "examples/a.py": "from _common import server\nserver('app:app')\n",
+            "examples/_common.py": "import settings\ndef server(app, port=8000): ...\n",
+            "examples/settings.py": "PORTS = [8001, 8002]\n",
+            "examples/b.py": "import demo\ndemo.run(port=9000)\n",
+            "examples/demo.py": "if __name__ == '__main__':\n    run(port=8003)\n",
+            "examples/c.py": "import circle\nPORT = 8004\nprint(1)\n",
+            "examples/circle.py": "import c, settings\nPORT = 8004\n",
+            "examples/d.py": "import sys\nsys.path.append('..')\nfrom app import api\nprint(1)\n",
+            "app/api.py": "uvicorn.run('app.main:app')\n",
+            "app/main.py": "PORT = 8005\n",
+            "examples/e.py": _metadata("ports = [8000]", body="import _common\nprint(1)\n"),
+        }
+    )
+    paths = [f"examples/{name}.py" for name in ("a", "b", "c", "d", "demo", "e")]
+    found = {each.path: each.found_ports for each in project.plan(*paths).examples}
+    assert found == {
+        "examples/a.py": (8000, 8001, 8002),
+        "examples/b.py": (9000,),
+        "examples/c.py": (8004, 8001, 8002),
+        "examples/d.py": (8005,),
+        "examples/demo.py": (8003,),
+        "examples/e.py": (8001, 8002),
+    }
+
+
+def test_ports_of_services_are_told_apart_unless_the_script_may_start_them(
+    project: Project,
+) -> None:
+    project.write(
+        {
+            "examples/a.py": "import _cache\nprint(1)\n",
+            "examples/b.py": "import _cache\nimport subprocess\nPORT = 8000\nprint(1)\n",
+            "examples/c.py": "import _cache\nPORT = 6379\nprint(1)\n",
+            "examples/d.py": "import redis\nredis.Redis(port=6380).ping()\n",
+            "examples/_cache.py": "import redis\ndef cache():\n    return redis.Redis(port=6379)\n",
+        }
+    )
+    found = {each.path: (each.found_ports, each.service_ports) for each in project.plan().examples}
+    assert found == {
+        "examples/a.py": ((), (6379,)),
+        "examples/b.py": ((8000, 6379), ()),
+        "examples/c.py": ((6379,), ()),
+        "examples/d.py": ((), (6380,)),
+    }
+
+
+def test_a_pipe_with_the_name_of_a_module_is_never_opened(project: Project) -> None:
+    project.write({"examples/a.py": "import pipe\nprint(1)\n"})
+    os.mkfifo(project.root / "examples" / "pipe.py")
+    assert _paths(project.plan("examples/a.py")) == ["examples/a.py"]
+
+
+_modules = st.dictionaries(
+    st.sampled_from(
+        [f"examples/{name}" for name in ("a", "b", "_h", "util", "deep/a", "deep/_h")]
+        + [f"app/{name}" for name in ("__init__", "db", "web")]
+    ),
+    st.lists(
+        st.sampled_from(
+            [
+                *("import _h", "import util", "from app import db", "import app.web, a"),
+                *("from . import util", "from .deep import _h", "if True: import _h; import util"),
+                *("import sys\nsys.path.append('..')", "'''\nimport _h\nimport asyncpg\n'''"),
+                *("def server(app='app.web:app'): ...", "run('util:app')", "import asyncpg"),
+                *("PORT = 8000", "def serve(app, port=8001): ...", "import websockets"),
+                *("if __name__ == '__main__':\n    run(port=8002)", "import subprocess"),
+                *("redis.Redis(port=6379)", "connect('postgresql://localhost:5433/x')"),
+                *("os.environ['DATABASE_URL']", "print(1)", "print 'old'"),
+            ]
+        ),
+        max_size=4,
+    ).map("\n".join),
+    max_size=9,
+)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
+@given(_modules, st.sampled_from([".", "below"]))
+def test_what_is_said_of_a_script_does_not_depend_on_what_is_searched(
+    tmp_path: Path, tree: dict[str, str], root: str
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        Project(Path(folder)).write({f"{path}.py": text for path, text in tree.items()})
+        (Path(folder) / "below").mkdir()
+        config = Path(folder) / root / "e2e-run.toml"  # "below": all scripts are outside of it
+        (Path(folder) / "e2e-run.toml").rename(config)
+
+        def listed(*args: str) -> dict[str, tuple[object, list[str]]]:
+            given = ["--json", "--config", str(config), *args]
+            document = json.loads(CliRunner().invoke(list_command, given).stdout)
+            told = document["warnings"]
+            return {
+                each["file"]: (each, [line for line in told if line.startswith(f"{each['path']}:")])
+                for each in document["examples"]
+            }
+
+        for file, said in listed(folder).items():
+            assert listed(file) == {file: said}
+            assert listed(str(Path(file).parent))[file] == said
+            assert listed(folder, "-k", Path(file).name)[file] == said
+
+
+# --- what is told --------------------------------------------------------------------------------
+
+
+def test_warnings_are_about_what_is_selected(project: Project) -> None:
+    misspelt = "# /// script\n# [tool.e2e_run]\n# tags = ['db']\n# ///\n"
+    own = "import asyncpg\nasyncpg.connect('postgresql://localhost:5433/shop')\n"
+    project.write(
+        {
+            "examples/db_raw.py": own,
+            "examples/db_tagged.py": _metadata("tags = ['slow']", body=own),
+            "examples/github.py": _metadata("needs = ['../server.py']"),
+            "examples/misspelt.py": misspelt + RUNS,
+            "examples/not_one.py": misspelt,
+            "examples/off.py": _metadata("skip = 'for now'", body=own),
+            "server.py": own,
+        }
+    )
+
+    def warned(**flags: object) -> list[str]:
+        return [each.partition(":")[0] for each in project.plan(**flags).warnings]
+
+    ignored = ["examples/misspelt.py", "examples/not_one.py"]
+    assert warned() == [*ignored, "examples/db_raw.py", "examples/db_tagged.py", "server.py"]
+    assert warned(keyword="github") == ["server.py"]
+    assert warned(keyword="db_") == ["examples/db_raw.py", "examples/db_tagged.py"]
+    assert warned(keyword="not_one") == ["examples/not_one.py"]
+    assert warned(skip=("slow",)) == [*ignored, "examples/db_raw.py", "server.py"]
+    # Their tags may be among what is ignored.
+    assert warned(only=("slow",)) == [*ignored, "examples/db_tagged.py"]
 
 
 # --- how an example runs -------------------------------------------------------------------------

@@ -80,6 +80,64 @@ def test_ports_in_python(source: str, ports: tuple[int, ...]) -> None:
     assert _facts(source).ports == expected
 
 
+@pytest.mark.parametrize(
+    ("source", "served", "gone_to"),
+    [
+        ("r = redis.Redis(host='localhost', port=6379)", (), (6379,)),
+        ("r = Redis('localhost', 6380)", (), (6380,)),
+        ("m = pymongo.MongoClient('localhost:27017')", (), (27017,)),
+        ("m = MongoClient(['localhost:27017', 'localhost:27018'])", (), (27017, 27018)),
+        ("r = Redis(port=int(os.getenv('REDIS', '6379')))", (), (6379,)),
+        ("Elasticsearch('http://localhost:9201')", (), (9201,)),
+        ("s.connect(('localhost', 6379))", (), (6379,)),
+        ("socket.create_connection(('127.0.0.1', 5672), timeout=1)", (), (5672,)),
+        ("await asyncio.open_connection('localhost', 11211)", (), (11211,)),
+        ("await asyncpg.connect(host='localhost', port=5432)", (), (5432,)),
+        # what it may have started itself, and what it names elsewhere too
+        ("s.connect(('localhost', 8000))", (8000,), ()),
+        ("http.client.HTTPConnection('localhost', 8000)", (8000,), ()),
+        ("s.connect(('localhost', 6379))\ns.bind(('localhost', 6379))", (6379,), ()),
+        ("PORT = 6379\nredis.Redis(port=6379)", (6379,), ()),
+        ("redis.Redis(port=start(port=6379))", (6379,), ()),
+        ("serve(host='localhost', port=6379)", (6379,), ()),
+    ],
+)
+def test_ports_that_a_client_goes_to(
+    source: str, served: tuple[int, ...], gone_to: tuple[int, ...]
+) -> None:
+    facts = _facts(source)
+    assert (facts.ports, facts.gone_to) == (served, gone_to)
+
+
+def test_ports_that_an_import_has_no_part_in() -> None:
+    facts = _facts(
+        """
+        PORT = 8001
+        if __name__ == "__main__":
+            run(port=8000)
+            run(port=8001)
+        elif x:
+            run(port=8002)
+        """
+    )
+    assert (facts.ports, facts.guarded_ports) == ((8001, 8000, 8002), (8000,))
+
+
+@pytest.mark.parametrize(
+    ("source", "starts"),
+    [
+        ("import subprocess", True),
+        ("os.system('redis-server &')", True),
+        ("await asyncio.create_subprocess_exec('redis-server')", True),
+        ("await anyio.open_process(['redis-server'])", True),
+        ("client = docker.from_env()", True),
+        ("print('processes')", False),
+    ],
+)
+def test_scripts_that_may_start_programs(source: str, *, starts: bool) -> None:
+    assert _facts(source).starts is starts
+
+
 def test_ports_in_other_languages() -> None:
     text = """
     # http://localhost:1111
