@@ -228,6 +228,25 @@ def test_a_child_that_nobody_released_ends_at_once_with_the_block(tmp_path: Path
     assert time.monotonic() - before < 10  # without waiting for the patience of the spawner
 
 
+@each_tier
+def test_a_keeper_that_was_stopped_ends_at_once_with_the_block(
+    tier: Containment, tmp_path: Path
+) -> None:
+    before = time.monotonic()
+    processes: list[psutil.Process] = []
+
+    async def work() -> None:
+        async with supervised(tmp_path, tier) as (supervisor, _):
+            child, _ = await supervisor.start(command(tmp_path, sys.executable, "-c", HANG))
+            processes.extend(psutil.Process(pid) for pid in await child.pids())
+            os.kill(child.keeper, signal.SIGSTOP)
+
+    run(work)
+    assert processes
+    assert not any(map(is_living, processes))
+    assert time.monotonic() - before < 10  # without waiting for the patience of the spawner
+
+
 def leave_open(tier: Containment, folder: Path, *, release: bool) -> list[psutil.Process]:
     """Leave the block while something lives that a script started; gives what lived then."""
     living: list[psutil.Process] = []
@@ -420,8 +439,12 @@ def test_a_runner_that_goes_before_an_answer_leaves_nothing(tmp_path: Path) -> N
         ours, theirs = socket.socketpair()
         with ours, theirs:
             send(spawner.sock, ("keeper", None, False), (theirs.fileno(),))
-    assert spawner.process.returncode == 0
-    assert not is_living(orphan)
+    try:
+        assert spawner.process.returncode == 0
+        assert not is_living(orphan)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.kill()
 
 
 def answer(sock: socket.socket) -> tuple[Any, ...]:

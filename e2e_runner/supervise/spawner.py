@@ -199,7 +199,10 @@ class Spawner:
     def _finish(self) -> None:
         deadline = time.monotonic() + _PATIENCE
         while self._keepers and time.monotonic() < deadline:
-            select.select([self._child_ended], [], [], 1)
+            for pid in self._keepers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)  # its script may have stopped it
+            select.select([self._child_ended], [], [], 0.1)
             self._reap()
         for pid in [*self._keepers, *self._lost]:
             self._abandon(pid)
