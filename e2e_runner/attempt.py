@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,14 @@ from e2e_runner.hints import (
     reach_advice,
     timeout_advice,
 )
-from e2e_runner.isolation import NETWORK, Signs, ports_in, suspicion
+from e2e_runner.isolation import (
+    NETWORK,
+    Signs,
+    ports_in,
+    remedy,
+    spares_the_machine,
+    suspicion,
+)
 from e2e_runner.model import (
     Endpoint,
     Example,
@@ -76,6 +83,7 @@ class Attempt:
         *,
         network: NetworkMode = NetworkMode.HOST,
         past: Past | None = None,
+        wanted_ports: Collection[int] = (),
         load_rules: Callable[[], tuple[Rule, ...]],
         forbidden: tuple[re.Pattern[str], ...],
         emit: Callable[[Event], None],
@@ -84,9 +92,10 @@ class Attempt:
     ) -> None:
         """Prepare an attempt.
 
-        `network` is ISOLATED or HOST, and `past` what earlier runs tell of the example. `since` is the start of the run on the monotonic clock of the
-        surroundings; `meanwhile` is called once the script runs, for what may then be done without
-        keeping anybody waiting.
+        `network` is ISOLATED or HOST, and `past` what earlier runs tell of the example;
+        `wanted_ports` must be free on the network of the machine, besides those that it declares.
+        `since` is the start of the run on the monotonic clock of the surroundings; `meanwhile` is
+        called once the script runs, for what may then be done without keeping anybody waiting.
         """
         self._mode = network
         self._past = past
@@ -108,7 +117,12 @@ class Attempt:
         self._emit = emit
         self._since = since
         self._ports = PortClaims(
-            example, around, past=past or Past(), phase=self._phase, warn=self._warn
+            example,
+            around,
+            past=past or Past(),
+            wanted=wanted_ports,
+            phase=self._phase,
+            warn=self._warn,
         )
         self._notes: list[str] = []
         self._hints: list[str] = []
@@ -215,7 +229,8 @@ class Attempt:
             return None
         if self._own is None:
             notes = self._around.supervisor.networks.notes
-            return self._without_network("; ".join(notes) or "there is none on this system")
+            why = text.short_note(notes[-1]) if notes else "there is none on this system"
+            return self._without_network(why)
         try:
             self._network = await self._own.network()
         except NoNetwork as error:
@@ -278,10 +293,24 @@ class Attempt:
     def _suspect_isolation(self, status: Status, diagnosis: Diagnosis) -> None:
         if self._own is None:
             return
-        self._suspect = suspicion(self._signs(status, diagnosis))
-        insists = self._settings.network is NetworkMode.ISOLATED
-        if self._suspect and insists and status in _WELL:
-            self._notes.append(f"it may have left something out: {self._suspect}")
+        signs = self._signs(status, diagnosis)
+        suspect = suspicion(signs)
+        spared = spares_the_machine(signs)
+        if not suspect:
+            return
+        if not spared and self._settings.network is NetworkMode.AUTO:
+            self._suspect = suspect
+            return
+        blame = "left something out" if status in _WELL else "failed by that"
+        note = f"it may have {blame}: {suspect}"
+        if spared:
+            note += (
+                f"; not tried on the network of the machine, which has a PostgreSQL server of its "
+                f"own at port {signs.databases}"
+            )
+        self._notes.append(note)
+        if status not in _WELL:
+            self._hints.append(remedy(suspect))
 
     def _signs(self, status: Status, diagnosis: Diagnosis) -> Signs:
         """Gather what may tell that the isolation is to blame."""
@@ -293,8 +322,11 @@ class Attempt:
             *self._given_ports(),
         }
         reached = self._own.reached if self._own else frozenset()
-        in_source = (port for each in parts for port in (*each.ports, *each.service_ports))
-        in_environment = ports_in({**self._around.environ, **self._settings.env})
+        in_source = (port for each in parts for port in each.ports)
+        services = (
+            *(port for each in parts for port in each.service_ports),
+            *ports_in({**self._around.environ, **self._settings.env}),
+        )
         return Signs(
             status=status,
             cause=diagnosis.cause,
@@ -304,7 +336,8 @@ class Attempt:
             datagrams=self._refusals.datagrams,
             local_resolver=bool(self._refusals.datagrams) and has_local_resolver(),
             own_ports=frozenset(own),
-            source_ports=tuple(dict.fromkeys([*in_source, *in_environment])),
+            source_ports=tuple(dict.fromkeys([*in_source, *services])),
+            service_ports=tuple(dict.fromkeys(services)),
             host_ports=frozenset(each.port for each in ports.listening()),
             reached=frozenset(each.port for each in reached),
             databases=self._own_database_port(),

@@ -91,6 +91,24 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
 
 
+def short_note(words: str) -> str:
+    """Shorten a note on a tier to its name and the last thing said, without paths.
+
+    >>> short_note("cgroup: /sys/fs/cgroup/x: Permission denied (not delegated to this user)")
+    'cgroup: not delegated to this user'
+    >>> short_note("namespace: unshare: Operation not permitted (it needs CAP_SYS_ADMIN)")
+    'namespace: it needs CAP_SYS_ADMIN'
+    >>> short_note("cgroup: /sys/fs/cgroup/x: Device or resource busy (/sys/fs/cgroup/x/cgroup.procs)")
+    'cgroup: Device or resource busy'
+    """
+    tier, _, why = one_line(words).partition(": ")
+    said, _, bracket = why.partition(" (")
+    detail = bracket.removesuffix(")")
+    if not detail or "/" in detail:
+        detail = said.rpartition(": ")[2]
+    return f"{tier}: {detail}" if detail else tier
+
+
 def strip_ansi(text: str) -> str:
     r"""Remove terminal escape sequences: colours, cursor movements, titles and links.
 

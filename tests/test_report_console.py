@@ -22,6 +22,7 @@ from e2e_runner.discovery import make_plan
 from e2e_runner.events import (
     AttemptFinished,
     Event,
+    ExampleFinished,
     ExampleStarted,
     Interrupted,
     MetricReported,
@@ -109,7 +110,8 @@ def test_a_whole_run_in_plain_text() -> None:
     assert (
         say(events)
         == """\
-e2e-run 0.1.0 · 4 examples (1 skipped) · 2 jobs · python: .venv/bin/python · processes: cgroup
+e2e-run 0.1.0 · 4 examples (1 skipped) · 2 jobs · python: .venv/bin/python · processes: cgroup \
+· network: host
 warning: config is odd
 1/4  ✓ passed   1.93s  examples/a.py
 2/4  ✗ failed   420ms  examples/b.py  missing-module: exit code 1
@@ -238,7 +240,8 @@ def test_verbose_adds_starts_phases_and_notes() -> None:
     assert (
         said.split("\n\n")[0]
         == """\
-e2e-run 0.1.0 · 1 example (1 skipped) · 2 jobs · python: .venv/bin/python · processes: cgroup
+e2e-run 0.1.0 · 1 example (1 skipped) · 2 jobs · python: .venv/bin/python · processes: cgroup \
+· network: host
 skipped  examples/ws.py: tag websocket
     0ms  examples/a.py: started, at most 60s
     0ms  examples/a.py: running
@@ -425,11 +428,13 @@ def test_details_name_the_attempts_whose_evidence_is_elsewhere() -> None:
         log=".e2e-run/b.log",
     )
     blocked = replace(BLOCKED, path=FAILED.path)
-    last = replace(FAILED, attempts=4, log=".e2e-run/b.4.log", notes=("failed 3 times, alone too",))
+    last = replace(
+        FAILED, attempts=4, log=".e2e-run/b.4.log", notes=("failed in 2 retries too, alone",)
+    )
     said = say(tried(slow, blocked, replace(PASSED, path=FAILED.path), last=last))
     assert (
         """
-  Note: failed 3 times, alone too
+  Note: failed in 2 retries too, alone
   Attempt 1: timeout (time-limit, 5.05s): timed out after 5s; its log: .e2e-run/b.log
   Attempt 2: blocked (port-in-use): port 8000 is taken
   Output:
@@ -441,16 +446,138 @@ def test_details_name_the_attempts_whose_evidence_is_elsewhere() -> None:
     assert "Attempt 1" not in say(tried(slow, last=flaky))
 
 
+def test_an_attempt_that_failed_has_its_line_at_once() -> None:
+    said = say(tried(replace(FAILED, duration=2.1), last=replace(PASSED, path=FAILED.path)))
+    assert said.splitlines()[1:3] == [
+        "  …  ✗ failed   2.10s  examples/b.py  missing-module: exit code 1; once more: retry 1",
+        "1/1  ✓ passed   1.93s  examples/b.py",
+    ]
+
+
+def test_an_attempt_that_was_ok_has_no_line() -> None:
+    last = replace(PASSED, repeats=2, repeats_passed=2)
+    assert "once more" not in say(tried(PASSED, last=last))
+    assert "once more" not in say(tried(FAILED, last=FAILED), settings(quiet=True))
+
+
+def test_the_line_says_that_it_was_made_again_alone() -> None:
+    note = "passed alone; beside examples/a.py: port 8000 is taken"
+    said = say(history([replace(PASSED, notes=("something else", note)), FAILED]))
+    words = "alone; beside examples/a.py: port 8000 is taken"
+    assert f"1/2  ✓ passed   1.93s  examples/a.py  {words}\n" in said
+    (row,) = [line for line in said.splitlines() if line.startswith("examples/a.py")]
+    assert row.endswith(f"1.93s  {words}")
+
+
+def test_what_is_blocked_by_the_same_is_told_together() -> None:
+    many = [
+        replace(BLOCKED, path=f"examples/{name}.py", hints=("Free it.",), command=f"run {name}.py")
+        for name in "dba"
+    ]
+    other = replace(BLOCKED, path="examples/c.py", reason="port 9000 is taken")
+    wrote = replace(many[0], path="examples/e.py", output_tail="its companion said why")
+    said = say(history([*many, other, wrote], exit_code=3))
+    assert (
+        """
+✗ blocked  3 examples  (port-in-use)
+  port 8000 is taken
+  Advice: Free it.
+    examples/a.py
+    examples/b.py
+    examples/d.py
+  By hand: run a.py
+
+✗ blocked  examples/c.py  (port-in-use)
+  port 9000 is taken
+
+✗ blocked  examples/e.py  (port-in-use)
+  port 8000 is taken
+  Advice: Free it.
+  Output:
+"""
+        in said
+    )
+
+
+def interrupted_ones(count: int) -> list[Result]:
+    return [
+        Result(
+            path=f"examples/{'cbdaefg'[n]}{'x' * n}.py",
+            status=Status.NOT_RUN,
+            reason=f"interrupted after {n}s",
+            duration=float(n),
+            attempts=1,
+            output_tail="said something",
+            log=f".e2e-run/runs/r/examples/{n}.log",
+        )
+        for n in range(count)
+    ]
+
+
+def test_many_that_were_interrupted_are_told_together_in_order() -> None:
+    said = say(history(interrupted_ones(4), exit_code=130, interrupted=True))
+    assert (
+        """
+- not-run  4 examples
+    examples/axxx.py  interrupted after 3s
+    examples/bx.py    interrupted after 1s
+    examples/c.py     interrupted after 0s
+    examples/dxx.py   interrupted after 2s
+  Logs:    .e2e-run/runs/r/examples
+"""
+        in said
+    )
+    assert "said something" not in said
+
+
+def test_few_that_were_interrupted_show_their_output() -> None:
+    said = say(history(interrupted_ones(3), exit_code=130, interrupted=True))
+    assert said.count("said something") == 3
+    assert "3 examples\n    " not in said
+
+
 def test_verbose_says_why_there_is_another_attempt() -> None:
     said = say(tried(FAILED, last=replace(FAILED, attempts=2)), settings(verbose=1))
     assert "  100ms  examples/b.py: attempt 1: failed (exit code 1); once more: retry 1\n" in said
 
 
 def test_no_capture_passes_output_through() -> None:
-    start, began, running, *rest = history([PASSED])
+    start, began, running, *rest = history([PASSED], run=replace(RUN, jobs=1))
     output = OutputWritten(at=0.1, path="examples/a.py", text="\x1b[31mhalf\r a line")
     said = say([start, began, running, output, *rest], settings(no_capture=True))
     assert "\n\x1b[31mhalf\r a line\n1/1  ✓ passed" in said
+
+
+def side_by_side(*written: tuple[str, str]) -> str:
+    """Give what is shown of outputs that two examples write in turns."""
+    first, second = PASSED, replace(PASSED, path="examples/b.py")
+    start, *rest = history([first, second])
+    running = [each for each in rest if not isinstance(each, ExampleFinished)]
+    ends = [each for each in rest if isinstance(each, ExampleFinished)]
+    outputs = [
+        OutputWritten(at=0.1, path=f"examples/{name}.py", text=words) for name, words in written
+    ]
+    *begun, end = running
+    said = say([start, *begun, *outputs, *ends, end], settings(no_capture=True))
+    return said.partition("\n")[2].partition("2/2 ")[0]
+
+
+def test_outputs_that_come_side_by_side_say_whose_they_are() -> None:
+    said = side_by_side(("a", "one\ntw"), ("b", "\x1b[31mred\n"), ("a", "o\n\nthree"), ("b", "end"))
+    assert said == (
+        "a.py │ one\n"
+        "b.py │ \x1b[31mred\n"
+        "a.py │ two\n"
+        "a.py │ \n"
+        "a.py │ three\n"
+        "1/2  ✓ passed   1.93s  examples/a.py\n"
+        "b.py │ end\n"
+    )
+
+
+def test_a_line_without_an_end_is_not_waited_with_for_ever() -> None:
+    said = side_by_side(*[("a", "x" * 1000)] * 100)
+    assert [len(line) for line in said.splitlines()] == [66_007, 34_007, 36]
 
 
 def test_interrupted_says_what_is_left() -> None:
@@ -522,7 +649,8 @@ def test_nothing_found_at_all() -> None:
     assert say(history([], exit_code=4, run=unset)).startswith(
         "e2e-run 0.1.0 · 0 examples · python: .venv/bin/python\n"
         'No example was selected in "examples".\n'
-        "  No script was found there.\n"
+        "  No *.py was found there. `include` of the configuration names other scripts,\n"
+        '  as in include = ["*.sh"].\n'
     )
 
 
@@ -536,38 +664,43 @@ def test_lesser_containment_is_said_with_its_reason() -> None:
     )
     assert say(history([PASSED], run=run)).startswith(
         "e2e-run 0.1.0 · 1 example · python: .venv/bin/python · processes: scan "
-        "(cgroup: read-only; pid-namespace: Operation not permitted) · network: namespace\n1/1 "
+        "(pid-namespace: Operation not permitted)\n  network: namespace\n1/1 "
     )
 
 
 @pytest.mark.parametrize(
     ("tier", "notes", "said"),
     [
-        (NetworkTier.HOST, (), ""),  # nobody asked for another one
+        (NetworkTier.HOST, (), "network: host"),  # nobody asked for another one
         (
             NetworkTier.HOST,
             (
                 "network namespace: unshare: Operation not permitted",
                 "user namespace: unshare: refused (kernel.apparmor_restrict_unprivileged_userns=1)",
             ),
-            (
-                " · network: host (namespace: Operation not permitted; "
-                "user namespace: kernel.apparmor_restrict_unprivileged_userns=1)"
-            ),
+            "network: host (user namespace: kernel.apparmor_restrict_unprivileged_userns=1)",
         ),
         (
             NetworkTier.USER_NAMESPACE,
             ("network namespace: unshare: Operation not permitted",),
-            " · network: user-namespace (namespace: Operation not permitted)",
+            "network: user-namespace (namespace: Operation not permitted)",
         ),
-        (NetworkTier.NAMESPACE, ("of no interest",), " · network: namespace"),
+        (
+            NetworkTier.HOST,
+            (f"user namespace: {'x' * 100}",),
+            f"network: host (user namespace: {'x' * 15}…{'x' * 32})",
+        ),
+        (NetworkTier.NAMESPACE, ("of no interest",), "network: namespace"),
     ],
 )
 def test_the_header_says_which_network_and_why_no_better_one(
     tier: NetworkTier, notes: tuple[str, ...], said: str
 ) -> None:
     run = replace(RUN, network=tier, network_notes=notes)
-    assert say(history([PASSED], run=run)).splitlines()[0].endswith(f"processes: cgroup{said}")
+    first, *others = say(history([PASSED], run=run)).splitlines()
+    line = first if others[0].startswith("1/1") else others[0]
+    assert line.endswith(f" {said}")
+    assert len(line) <= 120
 
 
 def test_the_header_says_which_part_of_a_suite_runs() -> None:
@@ -587,10 +720,10 @@ def test_the_header_of_a_terminal_takes_two_lines_at_most() -> None:
     lines = [paint(line, color=False) for line in header(run, started.plan, width=80)]
     assert lines == [
         "e2e-run 0.1.0 · 1 example · 2 jobs · python: .venv/bin/python",
-        "  processes: pid-namespace (cgroup: not delegated to this user)",
+        "  processes: pid-namespace (cgroup: not delegated to this user) · network: host",
     ]
     (line,) = header(replace(run, containment_notes=()), started.plan, width=None)
-    assert paint(line, color=False).endswith(" · processes: pid-namespace")
+    assert paint(line, color=False).endswith(" · processes: pid-namespace · network: host")
     odd = replace(run, containment_notes=("cgroup: " + "x" * 200, "scan: no"))
     wide = [paint(line, color=False) for line in header(odd, started.plan, width=80)]
     assert max(map(len, wide)) <= 80

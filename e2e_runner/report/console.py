@@ -28,14 +28,18 @@ from e2e_runner.report import layout
 from e2e_runner.report.display import Details, Shown, Verbosity, shown
 from e2e_runner.report.live import LiveRegion
 from e2e_runner.report.paths import common_folder
-from e2e_runner.report.progress import progress
+from e2e_runner.report.progress import Progress, progress
 from e2e_runner.report.region import region
 from e2e_runner.report.reporter import Reporter
 from e2e_runner.report.sink import Sink
 from e2e_runner.report.style import Line, Style, paint
 from e2e_runner.report.table import table
 from e2e_runner.report.terminal import Terminal
+from e2e_runner.report.together import block, grouped
 from e2e_runner.state import RunState
+from e2e_runner.verdict import is_bad
+
+_LONGEST_BEGUN = 64 * 1024  # characters of a line that are waited with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,8 @@ class ConsoleReporter:
         self._state: RunState | None = None
         self._folder = ""  # that all examples lie in
         self._at_line_start = True
+        self._labelled = False  # output, by the example that wrote it
+        self._begun: dict[str, str] = {}  # the line that an example has not ended yet, by its path
         self._terminal = Terminal(sink, make_region=self._make_region if options.live else None)
 
     def handle(self, event: Event, state: RunState) -> None:
@@ -84,6 +90,7 @@ class ConsoleReporter:
             case RunStarted():
                 self._zero = self._clock() - event.at
                 self._folder = common_folder(example.path for example in event.plan.examples)
+                self._labelled = event.run.jobs > 1
                 self._start(event)
             case (
                 ExampleStarted()
@@ -91,12 +98,12 @@ class ConsoleReporter:
                 | StepStarted()
                 | StepFinished()
                 | MetricReported()
-                | AttemptFinished()
             ):
-                if self._options.verbosity is Verbosity.VERBOSE:
-                    self._say(progress(event))
+                self._follow(event)
             case OutputWritten():
-                self._pass_through(event.text)
+                self._pass_through(event)
+            case AttemptFinished():
+                self._finish_attempt(event, state)
             case ExampleFinished():
                 self._finish_example(event.result, state)
             case Warned():
@@ -124,7 +131,23 @@ class ConsoleReporter:
                 words = f"skipped  {text.one_line(out.example.path)}: {text.one_line(out.reason)}"
                 self._say([[(words, Style.DIM)]])
 
+    def _follow(self, event: Progress) -> None:
+        if self._options.verbosity is Verbosity.VERBOSE:
+            self._say(progress(event))
+
+    def _finish_attempt(self, event: AttemptFinished, state: RunState) -> None:
+        """Tell of an attempt that is not the last: with -v in any case, else if it was not ok."""
+        self._end_output(event.result.path)
+        self._follow(event)
+        options = self._options
+        if options.verbosity is Verbosity.NORMAL and is_bad(event.result.status, strict=False):
+            line = layout.attempt_failed(
+                event, state, width=options.fit, strict=options.strict, folder=self._folder
+            )
+            self._say([line])
+
     def _finish_example(self, result: Result, state: RunState) -> None:
+        self._end_output(result.path)
         if not self._shown(result).line:
             return
         lines = [
@@ -164,22 +187,24 @@ class ConsoleReporter:
     def _tell_details(self, state: RunState) -> bool:
         """Give the evidence on each example that needs it; False when none does."""
         options = self._options
-        told = False
-        for result in sorted(state.results.values(), key=lambda result: result.path):
-            evidence = self._shown(result).details
-            if evidence is not Details.NONE:
-                told = True
-                self._say(
-                    layout.details(
-                        result,
-                        width=options.fit,
-                        strict=options.strict,
-                        with_output=evidence is Details.FULL,
-                        root=options.root,
-                        earlier=state.failed_attempts(result.path),
-                    )
+        results = sorted(state.results.values(), key=lambda result: result.path)
+        needing = [each for each in results if self._shown(each).details is not Details.NONE]
+        for group in grouped(needing, state.failed_attempts):
+            if len(group) > 1:
+                self._say(block(group, width=options.fit, strict=options.strict))
+                continue
+            (result,) = group
+            self._say(
+                layout.details(
+                    result,
+                    width=options.fit,
+                    strict=options.strict,
+                    with_output=self._shown(result).details is Details.FULL,
+                    root=options.root,
+                    earlier=state.failed_attempts(result.path),
                 )
-        return told
+            )
+        return bool(needing)
 
     def _shown(self, result: Result) -> Shown:
         return shown(
@@ -197,10 +222,31 @@ class ConsoleReporter:
         self._terminal.write(words if self._at_line_start else f"\n{words}")
         self._at_line_start = True
 
-    def _pass_through(self, output: str) -> None:
+    def _pass_through(self, event: OutputWritten) -> None:
+        """Show output as it comes; where examples run side by side, in lines that say whose they are."""
+        output = event.text
+        if self._labelled:
+            written = self._begun.pop(event.path, "") + event.text
+            output, newline, rest = written.rpartition("\n")
+            output = self._label(event.path, output) if newline else ""
+            if len(rest) > _LONGEST_BEGUN:
+                output += self._label(event.path, rest)
+            elif rest:
+                self._begun[event.path] = rest
         if output:
             self._terminal.write(output)
             self._at_line_start = output.endswith("\n")
+
+    def _end_output(self, path: str) -> None:
+        """Show the end of an output that lacks a newline."""
+        rest = self._begun.pop(path, "")
+        if rest:
+            self._terminal.write(self._label(path, rest))
+
+    def _label(self, path: str, output: str) -> str:
+        name = text.one_line(path.removeprefix(f"{self._folder}/"))
+        label = paint([(f"{name} │", Style.DIM)], color=self._options.color)
+        return "".join(f"{label} {line}\n" for line in output.split("\n"))
 
     def _make_region(self, sink: Sink) -> LiveRegion:
         options = self._options

@@ -285,6 +285,15 @@ def whereabouts(result: Result, state: RunState) -> str:
     return f"on the host network ({flat(why)})" if why else "on the host network"
 
 
+def made_alone(result: Result) -> str:
+    """Say that what is ok was not beside others; empty where it never was made again alone."""
+    if result.status not in _RAN_WELL:
+        return ""
+    begins = f"{result.status.value} alone"
+    told = next((each for each in result.notes if each.startswith(begins)), "")
+    return flat(told).removeprefix(f"{result.status.value} ")
+
+
 def repeats(result: Result) -> str:
     """Say how many of the repeats passed; empty without ``--repeat``."""
     return f"{result.repeats_passed} of {result.repeats} passed" if result.repeats > 1 else ""

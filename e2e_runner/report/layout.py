@@ -13,6 +13,7 @@ from e2e_runner.report.evidence import (
     flat,
     last_lines,
     last_steps,
+    made_alone,
     note,
     places,
     repeats,
@@ -27,6 +28,8 @@ _INDENT = "  "
 _BETWEEN = " · "
 _MOST_ROWS_OF_A_LINE = 4  # a long line of output is wrapped into this many rows at most
 _MOST_NAMES = 5
+_LONGEST_NOTE = 64  # columns of the reason why a tier is not in force
+_LONGEST_HEADER = 120  # columns of a line of it in a log, which has no width
 _PASSIVE = ("only imports, definitions ", "defines main() ")  # how discovery's reasons begin
 
 _MARKS = {
@@ -80,8 +83,6 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
     if run.processes is not None:
         why = () if run.processes is Containment.CGROUP else run.containment_notes
         parts.append(f"processes: {run.processes.value}{_why_lesser(why)}")
-    # Without a note nobody asked for networks, or nothing runs.
-    if run.network is not NetworkTier.HOST or run.network_notes:
         # The label says already that it is a network which is missing.
         notes = (each.removeprefix("network ") for each in run.network_notes)
         why = () if run.network is NetworkTier.NAMESPACE else tuple(notes)
@@ -91,7 +92,7 @@ def header(run: RunInfo, plan: Plan, *, width: int | None) -> Iterator[Line]:
     for whole in parts:
         part = whole if width is None else text.shorten(whole, width - len(_INDENT))
         columns += text.cell_width(part) + len(_BETWEEN)
-        if width is not None and columns > width:
+        if columns > (width or _LONGEST_HEADER):
             yield line
             line, columns = [(f"{_INDENT}{part}", Style.DIM)], len(_INDENT) + text.cell_width(part)
         else:
@@ -115,26 +116,8 @@ def _about_postgres(run: RunInfo) -> Iterator[str]:
 
 
 def _why_lesser(notes: Sequence[str]) -> str:
-    """Say in brackets why no better tier is in force; the json report has the notes in full."""
-    return f" ({'; '.join(map(short_note, notes))})" if notes else ""
-
-
-def short_note(words: str) -> str:
-    """Shorten a note on a tier to its name and the last thing said, without paths.
-
-    >>> short_note("cgroup: /sys/fs/cgroup/x: Permission denied (not delegated to this user)")
-    'cgroup: not delegated to this user'
-    >>> short_note("namespace: unshare: Operation not permitted (it needs CAP_SYS_ADMIN)")
-    'namespace: it needs CAP_SYS_ADMIN'
-    >>> short_note("cgroup: /sys/fs/cgroup/x: Device or resource busy (/sys/fs/cgroup/x/cgroup.procs)")
-    'cgroup: Device or resource busy'
-    """
-    tier, _, why = text.one_line(words).partition(": ")
-    said, _, bracket = why.partition(" (")
-    detail = bracket.removesuffix(")")
-    if not detail or "/" in detail:
-        detail = said.rpartition(": ")[2]
-    return f"{tier}: {detail}" if detail else tier
+    """Say in brackets why the next better tier is not in force; `list -v` has all of it."""
+    return f" ({text.shorten(text.short_note(notes[-1]), _LONGEST_NOTE)})" if notes else ""
 
 
 def warning(message: str, path: str | None = None) -> Line:
@@ -150,13 +133,37 @@ def finished(
 
     `folder` is the one that all examples of the run lie in.
     """
+    count = f"{state.done:>{len(str(state.selected))}}/{state.selected}"
     style = status_style(result.status, strict=strict)
-    count = f"{state.done:>{len(str(state.selected))}}/{state.selected}  "
+    said = repeats(result) if style is Style.OK else note(result)
+    reason = with_whereabouts(said, result, state)
+    return _one_line(count, result, reason, style, width=width, folder=folder)
+
+
+def attempt_failed(
+    attempt: AttemptFinished,
+    state: RunState,
+    *,
+    width: int | None,
+    strict: bool,
+    folder: str = "",
+) -> Line:
+    """Give the one line on an attempt that was not ok and not the last; it counts as none finished."""
+    result = attempt.result
+    count = f"{'…':>{2 * len(str(state.selected)) + 1}}"
+    style = status_style(result.status, strict=strict)
+    again = f"once more: {flat(attempt.again)}"
+    reason = f"{note(result)}; {again}" if note(result) else again
+    return _one_line(count, result, reason, style, width=width, folder=folder)
+
+
+def _one_line(
+    count: str, result: Result, reason: str, style: Style, *, width: int | None, folder: str
+) -> Line:
+    count = f"{count}{_INDENT}"
     status = f"{status_words(result.status):<{STATUS_WIDTH}}"
     time = f"{took(result):>7}  "
     path = text.one_line(result.path)
-    said = repeats(result) if style is Style.OK else note(result)
-    reason = with_whereabouts(said, result, state)
     if width is not None:
         room = width - len(count) - len(status) - len(time) - len(_INDENT)
         path_room, reason_room = share(
@@ -170,11 +177,11 @@ def finished(
 
 
 def with_whereabouts(words: str, result: Result, state: RunState) -> str:
-    """Add to a note where the example ran, if that is not as usual and not said yet."""
-    where = whereabouts(result, state)
-    if where.partition(" (")[0] in words:
-        return words
-    return f"{words}; {where}" if words else where
+    """Add to a note where the example ran, and that it was alone, if that is not usual nor said yet."""
+    for part in (whereabouts(result, state), made_alone(result)):
+        if part and part.partition(" (")[0] not in words:
+            words = f"{words}; {part}" if words else part
+    return words
 
 
 def remarks(result: Result) -> Iterator[Line]:
@@ -207,7 +214,7 @@ def details(
     ]
     for label, words in (*facts(result), *attempts(result, earlier)):
         kind = Style.LINK if label == "Advice" else Style.PLAIN
-        yield from _paragraph(f"{label}: {words}" if label else words, width, kind)
+        yield from paragraph(f"{label}: {words}" if label else words, width, kind)
     if with_output:
         yield from _steps(result, width)
     # A blocked example never started, but its companion may have written why.
@@ -236,7 +243,7 @@ def _steps(result: Result, width: int | None) -> Iterator[Line]:
         yield [*line, (f"{_INDENT}{why}", Style.PLAIN)] if why else line
 
 
-def _paragraph(words: str, width: int | None, style: Style) -> Iterator[Line]:
+def paragraph(words: str, width: int | None, style: Style) -> Iterator[Line]:
     """Wrap prose between words, with a hanging indent; its own lines are kept."""
     first, *others = words.split("\n")
     for row in _rows(first, width):
@@ -404,7 +411,9 @@ def nothing_selected(plan: Plan, *, paths: Sequence[Path], root: Path) -> Iterat
         verb = "is no example" if len(plan.not_examples) == 1 else "are no examples"
         yield from _reasons(f"{files} {verb}", (file.reason for file in plan.not_examples))
     if not plan.deselected and not plan.not_examples:
-        yield [(f"{_INDENT}No script was found there.", Style.PLAIN)]
+        words = "No *.py was found there. `include` of the configuration names other scripts,"
+        yield [(f"{_INDENT}{words}", Style.PLAIN)]
+        yield [(f'{_INDENT}as in include = ["*.sh"].', Style.PLAIN)]
     yield [("To fix this: name a file, which then always runs, or another folder;", Style.PLAIN)]
     yield [("`e2e-run list` shows every file with the reason.", Style.PLAIN)]
 
