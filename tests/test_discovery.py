@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -446,34 +447,46 @@ def test_a_pipe_with_the_name_of_a_module_is_never_opened(project: Project) -> N
     assert _paths(project.plan("examples/a.py")) == ["examples/a.py"]
 
 
-_modules = st.dictionaries(
-    st.sampled_from(
-        [f"examples/{name}" for name in ("a", "b", "_h", "util", "deep/a", "deep/_h")]
-        + [f"app/{name}" for name in ("__init__", "db", "web")]
-    ),
-    st.lists(
-        st.sampled_from(
-            [
-                *("import _h", "import util", "from app import db", "import app.web, a"),
-                *("from . import util", "from .deep import _h", "if True: import _h; import util"),
-                *("import sys\nsys.path.append('..')", "'''\nimport _h\nimport asyncpg\n'''"),
-                *("def server(app='app.web:app'): ...", "run('util:app')", "import asyncpg"),
-                *("PORT = 8000", "def serve(app, port=8001): ...", "import websockets"),
-                *("if __name__ == '__main__':\n    run(port=8002)", "import subprocess"),
-                *("redis.Redis(port=6379)", "connect('postgresql://localhost:5433/x')"),
-                *("os.environ['DATABASE_URL']", "print(1)", "print 'old'"),
-            ]
-        ),
-        max_size=4,
-    ).map("\n".join),
-    max_size=9,
+_HELPERS = (*(f"examples/{name}" for name in ("_h", "util", "deep/_h")), "app/db", "app/web")
+_IMPORTS = (
+    *("import _h", "import util", "from app import db", "import app.web, a", "import app"),
+    *("from . import util", "from .deep import _h", "if True: import _h; import util"),
+    *("import sys\nsys.path.append('..')", "'''\nimport _h\nimport asyncpg\n'''"),
+    *("def server(app='app.web:app'): ...", "run('util:app')"),
+)
+_WANTS = (
+    *("import asyncpg", "PORT = 8000", "def serve(app, port=8001): ...", "import websockets"),
+    *("if __name__ == '__main__':\n    run(port=8002)", "import subprocess", "print 'old'"),
+    *("redis.Redis(port=6379)", "connect('postgresql://localhost:5433/x')"),
+    "os.environ['DATABASE_URL']",
+)
+
+
+def _source(end: str) -> st.SearchStrategy[str]:
+    imports = st.lists(st.sampled_from(_IMPORTS), min_size=1, max_size=3)
+    wants = st.lists(st.sampled_from(_WANTS), max_size=1)
+    return st.builds(lambda first, then: "\n".join([*first, *then, end]), imports, wants)
+
+
+_modules = st.fixed_dictionaries(
+    {f"examples/{name}": _source("print(1)") for name in ("a", "b", "deep/a")}
+    | {name: _source("") for name in _HELPERS},
+    optional={"examples/__init__": st.just(""), "app/__init__": _source("")},
 )
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
 )
 @given(_modules, st.sampled_from([".", "below"]))
+@hypothesis.example(
+    {
+        "examples/a": "from _h import server\nprint(server)",
+        "examples/_h": "def server(app='app:app'): ...",
+        "examples/app": "import asyncpg",
+    },
+    ".",
+)
 def test_what_is_said_of_a_script_does_not_depend_on_what_is_searched(
     tmp_path: Path, tree: dict[str, str], root: str
 ) -> None:
@@ -516,7 +529,7 @@ def test_warnings_are_about_what_is_selected(project: Project) -> None:
         }
     )
 
-    def warned(**flags: object) -> list[str]:
+    def warned(**flags: Any) -> list[str]:
         return [each.partition(":")[0] for each in project.plan(**flags).warnings]
 
     ignored = ["examples/misspelt.py", "examples/not_one.py"]
