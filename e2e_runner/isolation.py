@@ -11,7 +11,6 @@ from e2e_runner.model import (
     NetworkMode,
     NetworkTier,
     Past,
-    Result,
     Status,
 )
 
@@ -51,6 +50,7 @@ class Signs:
     local_resolver: bool = False  # names are resolved by a service of the machine, on loopback
     own_ports: frozenset[int] = frozenset()  # that the example serves, or means to
     source_ports: tuple[int, ...] = ()  # in its source and its environment
+    service_ports: tuple[int, ...] = ()  # those of them that it only goes to
     host_ports: frozenset[int] = frozenset()  # listened on by the machine
     reached: frozenset[int] = frozenset()  # of the machine's ports, those that it gets to
     databases: int | None = None  # the port of its network at which it has a server to itself
@@ -75,7 +75,7 @@ def suspicion(signs: Signs) -> str:
     no sign: whoever waits for a server of its own has some.
     """
     if signs.status in _MAY_HAVE_MISSED:
-        return _beyond(signs) or _named(signs, signs.source_ports if signs.refused else ())
+        return _beyond(signs) or _named(signs, signs.service_ports if signs.refused else ())
     if signs.status not in _MAY_BE_HINDERED:
         return ""
     if signs.cause == "dns":
@@ -103,17 +103,17 @@ def _refused(signs: Signs) -> str:
     """Say whose a refused connection may have been meant for."""
     told = _port(signs.details.get("port")) if signs.cause in _REFUSED else None
     if told is not None:
-        return _named(signs, (told,))
+        # A port that is named nowhere was chosen at random, for a container perhaps.
+        known = signs.own_ports | signs.reached | {*signs.source_ports}
+        return _named(signs, (told,)) or ("" if told in known else _REFUSED_SOMEWHERE)
     # What is no TCP connection counts nowhere: a Unix socket with a name of the network, say.
     says_so = signs.cause == "connection-refused"
     if named := _named(signs, signs.source_ports if signs.refused or says_so else ()):
         return named
-    if signs.datagrams or (says_so and not signs.refused):
-        return _REFUSED_SOMEWHERE
     # Without a server of its own it was somebody else's that it wanted.
-    unnamed = signs.refused and (says_so or not signs.own_ports)
-    foreign = signs.host_ports - signs.own_ports - signs.reached
-    return _REFUSED_SOMEWHERE if unnamed and foreign else ""
+    serves = signs.own_ports or signs.source_ports
+    wanted = says_so or signs.datagrams or (signs.refused and not serves)
+    return _REFUSED_SOMEWHERE if wanted else ""
 
 
 def _named(signs: Signs, ports: Iterable[int]) -> str:
@@ -130,15 +130,30 @@ def _port(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def remedy(result: Result) -> str:
-    """Say what would settle whether a failure is the doing of the isolation."""
-    named = _REACH.search(result.isolation_suspect)
+def spares_the_machine(signs: Signs) -> bool:
+    """Tell whether the example must not be run on the network of the machine after all.
+
+    Where it has a PostgreSQL server to itself, another of the machine's may stand there: what the
+    example does to the one that is its own, it would do to that.
+    """
+    return signs.databases is not None and signs.databases in signs.host_ports
+
+
+def remedy(suspect: str) -> str:
+    """Say what would settle whether a failure is the doing of the isolation, by its suspicion.
+
+    >>> remedy("no DNS in its network")
+    'If it failed by its isolation, declare what it uses of the machine (`reach` in its metadata), or \
+let it run on the network of the machine (network = "host").'
+    """
+    named = _REACH.search(suspect)
     declare = (
-        f"declare {named[0]} in its metadata" if named else "declare what it uses of the machine"
+        f"declare {named[0]} in its metadata"
+        if named
+        else "declare what it uses of the machine (`reach` in its metadata)"
     )
     return (
-        f"If it is the isolation that it failed by, {declare}"
-        f"{'' if named else ' (reach in its metadata)'}, or let it run on the network of the machine "
+        f"If it failed by its isolation, {declare}, or let it run on the network of the machine "
         '(network = "host").'
     )
 

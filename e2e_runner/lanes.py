@@ -144,7 +144,7 @@ class Lanes:
             failed=past.failed,
             weight=1 + len(example.companions),
             locks=frozenset(settings.locks).union(
-                map(port_lock, _ports(example, past) if on_host else ())
+                map(port_lock, _ports(example, past).union(turn.ports) if on_host else ())
             ),
             exclusive=settings.exclusive or unknown,
             memory=past.max_rss or 0,
@@ -270,6 +270,7 @@ class Lanes:
             self._around,
             network=turn.network,
             past=self._past.get(turn.example.path),
+            wanted_ports=turn.ports,
             load_rules=self._load_rules,
             forbidden=self._forbidden,
             emit=self._telling.emit,

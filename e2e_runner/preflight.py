@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,11 +44,16 @@ class PortClaims:
         around: Surroundings,
         *,
         past: Past,
+        wanted: Collection[int],
         phase: Callable[[Phase, str], None],
         warn: Callable[[str], None],
     ) -> None:
-        """Note what an example may need; `past` is what earlier runs tell of it."""
+        """Note what an example may need; `past` is what earlier runs tell of it.
+
+        `wanted` ports must be free, besides those that it says.
+        """
         self._example = example
+        self._wanted = wanted
         self._past = past
         self._around = around
         self._phase = phase
@@ -63,7 +68,7 @@ class PortClaims:
 
     async def claim(self) -> Claim:
         """See whether the ports that the example needs are free, and do what the settings say."""
-        needed = needed_ports(self._example)
+        needed = tuple(dict.fromkeys([*needed_ports(self._example), *self._wanted]))
         self._known = {*needed, *self._example.ports, *self._past.ports}
         if not self._known:
             return Claim()

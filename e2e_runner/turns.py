@@ -30,6 +30,7 @@ class Turn:
     network: NetworkMode  # ISOLATED or HOST
     alone: bool = False  # with nothing beside it, after all that need not be alone
     why: str = ""  # there is one more, in words; empty for the first
+    ports: tuple[int, ...] = ()  # that it must have, as it listened on them before
 
     @property
     def key(self) -> str:
@@ -104,12 +105,16 @@ class Turns:
     # --- one more --------------------------------------------------------------------------------
 
     def _next(self, *, why: str, alone: bool = False) -> Turn:
+        isolated = [*self._spoilt, *self._made[-1:]]
         return Turn(
             example=self._example,
             number=len(self._made) + 1,
             network=self._network,
             alone=alone,
             why=why,
+            ports=next(
+                (each.result.listened for each in isolated if each.result.isolation_suspect), ()
+            ),
         )
 
     def _on_the_host(self, made: _Made) -> Turn | None:
@@ -170,7 +175,8 @@ class Turns:
             f"it may have {blame}: {result.isolation_suspect}; on the host network it was "
             f"{in_vain.status.value}: {in_vain.reason}"
         )
-        hints = result.hints if result.status in _OK else (remedy(result), *result.hints)
+        advice = remedy(result.isolation_suspect)
+        hints = result.hints if result.status in _OK else (advice, *result.hints)
         return replace(before, result=replace(result, notes=(*result.notes, note), hints=hints))
 
     def _after_one_of_many(self) -> Turn | Result:

@@ -14,6 +14,7 @@ from e2e_runner.isolation import (
     is_address,
     mode_for,
     resolves_here,
+    spares_the_machine,
     suspicion,
 )
 from e2e_runner.model import Endpoint, NetworkMode, NetworkTier, Past, Status
@@ -97,10 +98,11 @@ SILENT = replace(ASKS_REDIS, cause=None, details={}, source_ports=(8000, 6379))
         (replace(ASKS_REDIS, cause="database"), REDIS),
         (replace(ASKS_REDIS, cause="assertion"), SOMEWHERE),  # whose `port` was not refused
         (replace(ASKS_REDIS, refused=0), REDIS),
-        (replace(ASKS_REDIS, host_ports=frozenset({22})), ""),
+        (replace(ASKS_REDIS, host_ports=frozenset({22})), SOMEWHERE),  # chosen at random
+        (replace(ASKS_REDIS, host_ports=frozenset({22}), source_ports=(6379,)), ""),
         (replace(ASKS_REDIS, own_ports=frozenset({6379})), ""),
         (replace(ASKS_REDIS, reached=frozenset({6379})), ""),
-        (replace(ASKS_REDIS, details={"port": "8000"}, source_ports=(6379,)), ""),
+        (replace(ASKS_REDIS, details={"port": "8000"}, source_ports=(6379, 8000)), ""),
         # where no port is told, the source has to name one
         (SILENT, REDIS),
         (replace(SILENT, cause="timeout-in-client"), REDIS),
@@ -110,8 +112,8 @@ SILENT = replace(ASKS_REDIS, cause=None, details={}, source_ports=(8000, 6379))
         (replace(SILENT, own_ports=frozenset({8000, 6379})), ""),
         (replace(SILENT, source_ports=(8000,), own_ports=frozenset({8000})), ""),
         # none is named anywhere, and it serves nothing that it may have waited for, or says as much
-        (replace(SILENT, source_ports=(8000,)), SOMEWHERE),
-        (replace(SILENT, source_ports=(), host_ports=frozenset()), ""),
+        (replace(SILENT, source_ports=(8000,)), ""),
+        (replace(SILENT, source_ports=(), host_ports=frozenset()), SOMEWHERE),
         (
             replace(
                 SILENT, source_ports=(), own_ports=frozenset({8000}), cause="connection-refused"
@@ -144,13 +146,20 @@ def test_what_makes_the_isolation_suspect(signs: Signs, why: str) -> None:
         (Signs(status=Status.PASSED, datagrams=1, local_resolver=True), "no DNS in its network"),
         (Signs(status=Status.PASSED, datagrams=1), ""),
         (Signs(status=Status.PASSED, refused=9), ""),
-        (replace(SILENT, status=Status.PASSED), REDIS),  # it may have left out what asks Redis
-        (replace(SILENT, status=Status.PASSED, refused=0), ""),
-        (replace(SILENT, status=Status.PASSED, own_ports=frozenset({6379})), ""),
+        (replace(SILENT, service_ports=(6379,)), REDIS),  # it may have left out what asks Redis
+        (SILENT, ""),  # or serves there itself, for a moment
+        (replace(SILENT, service_ports=(6379,), refused=0), ""),
+        (replace(SILENT, service_ports=(6379,), own_ports=frozenset({6379})), ""),
     ],
 )
 def test_what_a_pass_may_have_left_out(status: Status, seen: Signs, why: str) -> None:
     assert suspicion(replace(seen, status=status)) == why
+
+
+def test_the_machine_is_spared_where_a_server_of_its_own_stands_for_one_of_the_machine() -> None:
+    assert spares_the_machine(replace(FAILED, databases=5432, host_ports=frozenset({5432})))
+    assert not spares_the_machine(replace(FAILED, databases=5432, host_ports=frozenset({22})))
+    assert not spares_the_machine(replace(FAILED, host_ports=frozenset({5432})))
 
 
 @pytest.mark.parametrize("status", [Status.SKIPPED, Status.NOT_RUN])

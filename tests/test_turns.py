@@ -157,6 +157,13 @@ def test_suspicious_failure_is_run_again_on_the_host_network() -> None:
     assert end.notes == (f"passed on the host network; in one of its own: exit code 1 ({SUSPECT})",)
 
 
+def test_ports_that_it_had_are_asked_for_on_the_host_network() -> None:
+    had = replace(SUSPECTED, listened=(8000, 8001))
+    play = Play(example(), network=NetworkMode.ISOLATED).come(had)
+    assert play.turn.ports == (8000, 8001)
+    assert Play(example(retries=1)).come(replace(FAILED, listened=(8000,))).turn.ports == ()
+
+
 def test_failure_on_the_host_network_as_well() -> None:
     end = Play(example(), network=NetworkMode.ISOLATED).come(SUSPECTED).come(LATE).end
     assert (end.status, end.reason) == (Status.TIMEOUT, "timed out after 60s")
@@ -242,7 +249,7 @@ def test_failure_stays_what_it_was_where_the_host_network_cannot_tell(in_vain: R
     end = Play(example(), network=NetworkMode.ISOLATED).come(asks).come(in_vain).end
     assert (end.status, end.reason, end.cause) == (Status.FAILED, "exit code 1", "exit")
     assert end.hints[0].startswith(
-        'If it is the isolation that it failed by, declare reach = ["localhost:6379"] in its'
+        'If it failed by its isolation, declare reach = ["localhost:6379"] in its metadata'
     )
     assert end.notes[-1].endswith(
         f"on the host network it was {in_vain.status.value}: {in_vain.reason}"
