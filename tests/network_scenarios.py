@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -150,7 +151,10 @@ Scenario = Callable[[Scene], Coroutine[Any, Any, None]]
 SCENARIOS: dict[str, Scenario] = {}  # for every user and tier
 SPECIAL: dict[str, Scenario] = {}  # for surroundings that the test makes
 # Seconds for an answer of the network maker, where it is to be missed.
-IMPATIENT = {"whoever_asks_a_stopped_maker_gives_up": 2.0}
+IMPATIENT = {
+    "whoever_asks_a_stopped_maker_gives_up": 2.0,
+    "answers_count_that_came_while_nobody_looked": 3.0,
+}
 
 
 def scenario(work: Scenario) -> Scenario:
@@ -624,6 +628,18 @@ async def whoever_asks_a_stopped_maker_gives_up(scene: Scene) -> None:
     assert spent < IMPATIENT["whoever_asks_a_stopped_maker_gives_up"]  # nobody waits for it again
     await scene.run(network, "pass")
     await scene.run(None, "pass")
+
+
+@special
+async def answers_count_that_came_while_nobody_looked(scene: Scene) -> None:
+    """As where this process was stopped for longer than it has patience."""
+    network = await scene.supervisor.networks.open()
+    await made_ahead(scene)
+    asked = [asyncio.create_task(network.diagnosis()) for _ in range(20)]
+    await asyncio.sleep(0)
+    time.sleep(IMPATIENT["answers_count_that_came_while_nobody_looked"])  # noqa: ASYNC251
+    for task in asked:
+        (await task).close()
 
 
 @special

@@ -468,6 +468,12 @@ for process in keeper.parent().children():
 """
 
 
+def test_answers_count_that_came_while_nobody_looked() -> None:
+    name = "answers_count_that_came_while_nobody_looked"
+    with project() as made:
+        assert play(made, "scan", name).outcomes[name] == ""
+
+
 def test_examples_run_on_the_host_network_once_the_maker_is_stopped() -> None:
     with project() as made:
         made.write("examples/a.py", STOPS_THE_MAKER)

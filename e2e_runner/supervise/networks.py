@@ -76,15 +76,7 @@ class _Maker(Channel):
             self._window.release()
             raise
         self._answers.append(answer)
-        try:
-            async with asyncio.timeout(self._patience):
-                given = await answer
-        except (TimeoutError, asyncio.CancelledError) as error:
-            if answer.done() and not answer.cancelled() and answer.exception() is None:
-                answer.result().drop()  # it came at the same moment
-            if isinstance(error, TimeoutError):
-                raise self._silent() from error
-            raise
+        given = await self._wait(answer)
         match given.message:
             case ("failed", int(number), str(what)):
                 raise OSError(number, os.strerror(number), what)
@@ -92,11 +84,7 @@ class _Maker(Channel):
 
     async def findings(self) -> _Answer:
         """Wait for what the maker has found out. Raises SupervisionLost."""
-        try:
-            async with asyncio.timeout(self._patience):
-                return await self.found
-        except TimeoutError as error:
-            raise self._silent() from error
+        return await self._wait(self.found)
 
     def received(self, message: Message) -> None:
         """Take what the maker says."""
@@ -119,13 +107,24 @@ class _Maker(Channel):
             fail(self._answers.popleft(), self._lost())
             self._window.release()
 
-    def _silent(self) -> SupervisionLost:
-        """Hang up on a maker that does not answer, so that nobody waits for it again."""
+    async def _wait(self, answer: asyncio.Future[_Answer]) -> _Answer:
+        """Wait for an answer; hang up where none comes, so that nobody waits again."""
+        try:
+            for _ in range(
+                2
+            ):  # this process may have been stopped itself, with the answer before it
+                if (await asyncio.wait([answer], timeout=self._patience / 2))[0]:
+                    return answer.result()
+        except asyncio.CancelledError:
+            if not answer.cancel() and answer.exception() is None:
+                answer.result().drop()  # it came at the same moment
+            raise
+        answer.cancel()
         if not self.gone:
             self._why_lost = "does not answer"
             self.close()
             self.ended()
-        return self._lost()
+        raise self._lost()
 
     def _lost(self) -> SupervisionLost:
         return SupervisionLost(f"the process that makes networks {self._why_lost}")
