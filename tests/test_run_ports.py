@@ -143,6 +143,30 @@ def test_service_that_it_uses_is_not_in_its_way(made: Project) -> None:
     assert (first.code, second.code) == (0, 0)
 
 
+def test_a_port_that_a_client_goes_to_is_expected_to_be_taken(made: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        made.write("_client.py", f"def get(Redis):\n    return Redis('localhost', {port})\n")
+        made.write("cache.py", "from _client import get\nprint(get(print))\n")
+        outcome = made.run("cache.py")
+    assert (outcome.code, outcome.statuses) == (0, {"cache.py": "passed"})
+    assert "warning" not in outcome.stdout
+
+
+def test_a_port_of_a_helper_is_a_lock(made: Project) -> None:
+    made.write(
+        "_common.py",
+        "import socket, time\n"
+        f"def server(port={free_port()}):\n"
+        "    with socket.create_server(('127.0.0.1', port)):\n"
+        "        time.sleep(0.1)  # no synchronisation: time in which a mistake would show\n",
+    )
+    for name in "abcd":
+        made.write(f"{name}.py", "from _common import server\nserver()\n")
+    done = made.run(".", "-j", "4")
+    assert done.statuses == dict.fromkeys(("a.py", "b.py", "c.py", "d.py"), "passed"), done.stdout
+
+
 def test_a_failed_bind_names_the_owner(made: Project) -> None:
     made.child("port_wanted.py")
     with socket.create_server(("127.0.0.1", 0)) as sock:
