@@ -44,7 +44,9 @@ _GROUP_MARGIN = re.compile(r"^ +[|+](?:-\+-+.*| ?)", re.MULTILINE)
 
 _PIECE = re.compile(r"\(\?&(\w+)\)")
 
-_FACTS = ("exception", "message", "path", "python")
+_FACTS = ("exception", "message", "path", "port", "python")
+_LOCAL_PORT = re.compile(r"(?:\blocalhost|\b127\.0\.0\.1|\[::1\]):(\d{1,5})\b", re.ASCII)
+_ANY_PORT = "PORT"
 _KIND_NAMES = {str: "a text", list: "a list", bool: "true or false", int: "a whole number"}
 _FIELDS: dict[str, type] = {
     "cause": str,
@@ -357,8 +359,15 @@ def _known(facts: HintFacts, ending: Ending) -> dict[str, str]:
         "exception": ending.exception or "",
         "message": ending.message,
         "path": facts.path,
+        "port": _only_port(ending),
         "python": facts.python,
     }
+
+
+def _only_port(ending: Ending) -> str:
+    """Give the port of this machine that the end of the output names, if it is one alone."""
+    named = set(_LOCAL_PORT.findall(f"{ending.traceback}\n{ending.last_lines}"))
+    return named.pop() if len(named) == 1 else _ANY_PORT
 
 
 def _is_one_of(exception: str | None, names: tuple[str, ...]) -> bool:

@@ -10,10 +10,11 @@ from click.testing import CliRunner, Result
 
 from e2e_runner.cli import probing
 from e2e_runner.cli.list_ import list_command
-from e2e_runner.cli.listing import Tiers
+from e2e_runner.cli.listing import Machine
 from e2e_runner.cli.options import run_options
 from e2e_runner.errors import ConfigError, SetupError, UsageError
-from e2e_runner.model import Containment, NetworkTier
+from e2e_runner.model import Containment, NetworkTier, Plan, RunSettings
+from e2e_runner.postgres.binaries import PROGRAMS, Found
 from e2e_runner.settings import SETTINGS, Scope
 
 METADATA = """\
@@ -105,14 +106,33 @@ def test_verbose_probes_the_machine_and_writes_nothing_into_the_project(project:
     assert lines[0] == "On this machine:"
     assert lines[1].strip() in {f"processes: {tier}" for tier in Containment}
     assert any(line.strip() in {f"network: {tier}" for tier in NetworkTier} for line in lines)
+    assert "      jobs: 1" in lines
     (where,) = [line.strip() for line in lines if line.startswith("      runs on ")]
     assert where.startswith(("runs on a network of its own: ", "runs on the host network: "))
     assert sorted(project.rglob("*")) == before
 
 
+def test_verbose_says_which_postgresql_the_machine_has(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "examples" / "example_orders.py").write_text("import asyncpg\nprint(asyncpg)\n")
+    said = "PostgreSQL: embedded, for 1 example"
+    folder = project / "postgresql" / "bin"
+    folder.mkdir(parents=True)
+    for name in PROGRAMS:
+        (folder / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    shown = " ".join(_list("-v").stdout.split())
+    assert f"{said}, from PATH ({folder})" in shown
+    monkeypatch.setattr(probing, "find_binaries", lambda _: Found(binaries=(), looked_in=()))
+    shown = " ".join(_list("-v").stdout.split())
+    assert f"{said}; they will be blocked, as no PostgreSQL server is installed here" in shown
+    assert json.loads(_list("-v", "--json").stdout)["postgres"].startswith("embedded, for 1 ")
+
+
 def test_a_tier_that_cannot_be_had_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def probe(wanted: Containment | None) -> Tiers:
-        raise SetupError(f"{wanted} is not to be had.", facts=("it is not",))
+    def probe(_: Plan, run: RunSettings) -> Machine:
+        raise SetupError(f"{run.containment} is not to be had.", facts=("it is not",))
 
     monkeypatch.setattr(probing, "probe", probe)
     monkeypatch.setenv("E2E_RUN_CONTAINMENT", "cgroup")

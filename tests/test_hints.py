@@ -231,10 +231,31 @@ def test_the_advice_names_what_was_found(name: str, advice: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("named", "port"),
+    [
+        ("http://localhost:8124/rates", "8124"),
+        ("redis://127.0.0.1:6379/0 and redis://localhost:6379/1", "6379"),
+        ("http://localhost:8000 and http://localhost:8001", "PORT"),
+        ("http://bank:8124/", "PORT"),
+    ],
+)
+def test_the_advice_names_the_port_that_the_traceback_does(named: str, port: str) -> None:
+    output = (
+        "Traceback (most recent call last):\n"
+        '  File "/shop/rates.py", line 3, in <module>\n'
+        f'    get("{named}")\n'
+        "httpx.ConnectError: [Errno 111] Connection refused\n"
+    )
+    found = _diagnose(output, network=NetworkMode.ISOLATED)
+    assert found.cause == "connection-refused"
+    assert f'reach = ["localhost:{port}"]' in found.hints[0]
+
+
+@pytest.mark.parametrize(
     ("name", "wanted"),
     [
         ("connection-refused/curl", 'reach = ["localhost:8000"]'),
-        ("connection-refused/httpx", 'reach = ["localhost:PORT"]'),
+        ("connection-refused/httpx", 'reach = ["localhost:8000"]'),
         ("dns/curl", 'reach = ["api.shop.invalid:PORT"]'),
         ("dns/httpx", 'reach = ["HOST:PORT"]'),
         ("unreachable/redis", 'reach = ["10.1.2.3:6379"]'),
@@ -532,7 +553,7 @@ GOOD = "cause = 'x'\nadvice = 'Do.'\npatterns = ['y']\n"
         ("[[rule]]\ncause = 'x'\nadvice = 'Do.'", "rule 1 (x): has no condition; one of "),
         (
             "[[rule]]\ncause = 'x'\nadvice = 'Do {this}.'\npatterns = ['(?P<this>a)', 'b']",
-            "rule 1 (x): advice: {this} is neither a fact (exception, message, path, python) nor",
+            "rule 1 (x): advice: {this} is neither a fact (exception, message, path, port, python) nor",
         ),
         ("[[rule]]\ncause = 'x'\nadvice = 'Do { this.'\npatterns = ['a']", "rule 1 (x): advice: "),
         ("[[rules]]\n", "rules: only [[rule]] tables and [pieces] are accepted"),

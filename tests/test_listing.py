@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from report_history import CUT
 
-from e2e_runner.cli.listing import Tiers, document, render
+from e2e_runner.cli.listing import Machine, document, render
 from e2e_runner.cli.probing import probe
 from e2e_runner.config import Resolved, resolve
 from e2e_runner.discovery import make_plan
 from e2e_runner.model import Containment, NetworkMode, NetworkTier, Past, Plan
 
 SCRIPT = "examples/a.py"
-OWN = Tiers(processes=Containment.CGROUP, network=NetworkTier.NAMESPACE)
-SHARED = Tiers(
+OWN = Machine(processes=Containment.CGROUP, network=NetworkTier.NAMESPACE)
+SHARED = Machine(
     processes=Containment.SCAN,
     process_notes=("cgroup: read-only",),
     network=NetworkTier.HOST,
@@ -41,13 +41,13 @@ def shown(
     resolved: Resolved,
     metadata: str = "",
     past: Past | None = None,
-    tiers: Tiers | None = None,
+    machine: Machine | None = None,
     *,
     verbose: bool = False,
 ) -> str:
     known = {} if past is None else {SCRIPT: past}
     plan = plan_of(resolved, metadata)
-    return render(plan, resolved.run, past=known, verbose=verbose, width=200, tiers=tiers)
+    return render(plan, resolved.run, past=known, verbose=verbose, width=200, machine=machine)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_details_of_an_example(
 
 
 @pytest.mark.parametrize(
-    ("metadata", "past", "tiers", "why"),
+    ("metadata", "past", "machine", "why"),
     [
         ("", None, OWN, "runs on a network of its own: namespace"),
         (
@@ -112,17 +112,17 @@ def test_the_details_of_an_example(
     ],
 )
 def test_verbose_says_on_which_network_an_example_runs_and_why(
-    resolved: Resolved, metadata: str, past: Past | None, tiers: Tiers, why: str
+    resolved: Resolved, metadata: str, past: Past | None, machine: Machine, why: str
 ) -> None:
-    assert f"\n      {why}\n" in shown(resolved, metadata, past, tiers, verbose=True)
-    assert why not in shown(resolved, metadata, past, tiers)
+    assert f"\n      {why}\n" in shown(resolved, metadata, past, machine, verbose=True)
+    assert why not in shown(resolved, metadata, past, machine)
     assert why not in shown(resolved, metadata, past, verbose=True)
 
 
 def test_verbose_begins_with_the_tiers_and_why_there_are_no_better_ones(
     resolved: Resolved,
 ) -> None:
-    said = shown(resolved, tiers=SHARED, verbose=True)
+    said = shown(resolved, machine=SHARED, verbose=True)
     assert said.startswith(
         "On this machine:\n"
         "      processes: scan\n"
@@ -130,9 +130,20 @@ def test_verbose_begins_with_the_tiers_and_why_there_are_no_better_ones(
         "      network: host\n"
         "        network namespace: unshare: Operation not permitted\n"
         "        user namespace: no\n"
+        "        docs/isolation.md of e2e-run says what allows a better one\n"
+        "      jobs: 1\n"
         "\nSettings of the run:\n"
     )
-    assert "On this machine" not in shown(resolved, tiers=SHARED)
+    wanting = replace(OWN, jobs=8, postgres="embedded, for 1 example")
+    assert shown(resolved, machine=wanting, verbose=True).startswith(
+        "On this machine:\n"
+        "      processes: cgroup\n"
+        "      network: namespace\n"
+        "      jobs: 8\n"
+        "      PostgreSQL: embedded, for 1 example\n"
+        "\nSettings of the run:\n"
+    )
+    assert "On this machine" not in shown(resolved, machine=SHARED)
 
 
 def test_a_shard_says_what_part_it_is(resolved: Resolved) -> None:
@@ -169,7 +180,7 @@ def test_the_document_tells_what_is_known_and_wanted(resolved: Resolved) -> None
         SCRIPT: Past(duration=1.5, failed=True, ports=(8001, 8002), network=NetworkMode.HOST),
         "examples/other.py": Past(duration=9),
     }
-    made = document(plan, resolved.run, past=past, verbose=True, tiers=SHARED)
+    made = document(plan, resolved.run, past=past, verbose=True, machine=SHARED)
     (example,) = made["examples"]
     expected: dict[str, Any] = {
         "found_ports": [8001],
@@ -191,6 +202,7 @@ def test_the_document_tells_what_is_known_and_wanted(resolved: Resolved) -> None
         "notes": ["cgroup: read-only"],
         "network_notes": list(SHARED.network_notes),
     }
+    assert (made["jobs"], made["postgres"]) == (1, None)
     assert json.loads(json.dumps(made)) == made
     assert "isolation" not in document(plan, resolved.run, past=past, verbose=False)
 
@@ -202,11 +214,13 @@ def test_a_given_shard_is_a_setting_of_the_document(tmp_path: Path) -> None:
     assert made["settings"]["shard"]["value"] == "2/3"
 
 
-def test_the_probe_finds_a_tier_of_each_kind() -> None:
-    found = probe(None)
+def test_the_probe_finds_a_tier_of_each_kind(resolved: Resolved) -> None:
+    found = probe(plan_of(resolved), resolved.run)
     assert found.processes is Containment.CGROUP or found.process_notes
     assert found.network is NetworkTier.NAMESPACE or found.network_notes
+    assert (found.jobs, found.postgres) == (1, "")
 
 
-def test_the_probe_tries_the_tier_that_is_wanted() -> None:
-    assert probe(Containment.PROCESS_GROUP).processes is Containment.PROCESS_GROUP
+def test_the_probe_tries_the_tier_that_is_wanted(resolved: Resolved) -> None:
+    run = replace(resolved.run, containment=Containment.PROCESS_GROUP)
+    assert probe(plan_of(resolved), run).processes is Containment.PROCESS_GROUP

@@ -245,16 +245,27 @@ def test_a_flaky_case_passed_and_has_the_attempts_that_failed() -> None:
     assert properties == {"e2e-run.attempts": "3"}
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_a_case_that_failed_in_the_end_tells_of_its_other_attempts(*, strict: bool) -> None:
+def test_strict_makes_a_flaky_case_a_failure_that_tells_of_its_first_attempt() -> None:
+    first = replace(FAILED, log=".e2e-run/a.log")
+    second = replace(FAILED, reason="exit code 2", log=".e2e-run/a.2.log")
+    flaky = result(Status.FLAKY, reason="exit code 1; passed", attempts=3, log=first.log)
+    written = rendered(tried("examples/a.py", first, second, last=flaky), strict=True)
+    suite = suite_of(written)
+    (case,) = suite
+    assert (suite.failures, case.is_flaky, case.is_rerun) == (1, True, False)
+    assert [entry.message for entry in case.result] == ["exit code 1; passed"]
+    assert [entry.message for entry in case.flaky_failures()] == ["exit code 2"]
+
+
+def test_a_case_that_failed_in_the_end_tells_of_its_other_attempts() -> None:
     last = result(
-        Status.FLAKY if strict else Status.FAILED,
+        Status.FAILED,
         reason="exit code 2",
         attempts=2,
         repeats=5,
         repeats_passed=3,
     )
-    suite = suite_of(rendered(tried("a.py", FAILED, last=last), strict=strict))
+    suite = suite_of(rendered(tried("a.py", FAILED, last=last)))
     (case,) = suite
     assert (suite.failures, case.is_flaky, case.is_rerun) == (1, False, True)
     assert [entry.message for entry in case.result] == ["exit code 2"]

@@ -27,8 +27,9 @@ rule; null where no run is known. ``network`` is what was asked for (auto, isola
 named ones it then gets. Seconds are floats. With ``-v`` the document and each
 example also have ``"settings": {"timeout": {"value": 60.0, "source": "default", "where": ""}, ...}``,
 where the source is flag, environment, metadata, override, config or default, and the document has
-``"isolation": {"network": "namespace", "processes": "cgroup", "notes": [], "network_notes": []}``: the
-tiers that this machine gives, and notes why no better ones.
+``"isolation": {"network": "namespace", "processes": "cgroup", "notes": [], "network_notes": []}``, the
+tiers that this machine gives and notes why no better ones, ``"jobs"``, how many examples would run at
+a time, and ``"postgres"``, in words, what those get that want it, or null.
 
 The exit code is 0, or 4 when nothing would run; a shard may be empty.
 """
@@ -59,19 +60,19 @@ def list_command(
     planned = make_planned(resolved, environ=os.environ, mend=False)
     plan = planned.plan
     verbose = bool(resolved.run.verbose)
-    tiers = None
+    machine = None
     if verbose:
         from e2e_runner.cli.probing import probe
         from e2e_runner.errors import SetupError
 
         try:
-            tiers = probe(resolved.run.containment)
+            machine = probe(plan, resolved.run)
         except SetupError as error:
             click.echo(f"warning: a run cannot be set up here: {error}", err=True)
     if as_json:
         import json
 
-        made = document(plan, resolved.run, past=planned.past, verbose=verbose, tiers=tiers)
+        made = document(plan, resolved.run, past=planned.past, verbose=verbose, machine=machine)
         click.echo(json.dumps(made, indent=2))
     else:
         from e2e_runner.text import one_line
@@ -79,7 +80,7 @@ def list_command(
         for warning in plan.warnings:
             click.echo(f"warning: {one_line(warning)}", err=True)
         shown = render(
-            plan, resolved.run, past=planned.past, verbose=verbose, width=_width(), tiers=tiers
+            plan, resolved.run, past=planned.past, verbose=verbose, width=_width(), machine=machine
         )
         click.echo(shown)
     if not plan.examples and plan.cut is None:

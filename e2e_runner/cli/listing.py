@@ -40,13 +40,15 @@ _NOT_LISTED = frozenset({"config", "skip-websocket"})  # they steer how others a
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tiers:
+class Machine:
     """How this machine holds processes together, and gives networks; and why not in a better way."""
 
     processes: Containment
     process_notes: tuple[str, ...] = ()
     network: NetworkTier
     network_notes: tuple[str, ...] = ()
+    jobs: int = 1  # examples at a time
+    postgres: str = ""  # in words, what those get that want it; empty: none does
 
 
 def render(
@@ -56,22 +58,22 @@ def render(
     past: Mapping[str, Past],
     verbose: bool,
     width: int,
-    tiers: Tiers | None = None,
+    machine: Machine | None = None,
 ) -> str:
     """Lay the plan out in `width` columns. Paths are never cut; control characters are escaped.
 
-    `past` is what earlier runs tell, by path; `tiers`, where known, are shown with what is verbose.
+    `past` is what earlier runs tell, by path; `machine`, where known, is shown with what is verbose.
     """
     parts = []
-    if verbose and tiers is not None:
-        parts.append("\n".join(["On this machine:", *_tiers(tiers, width)]))
+    if verbose and machine is not None:
+        parts.append("\n".join(["On this machine:", *_machine(machine, width)]))
     if verbose:
         parts.append("\n".join(["Settings of the run:", *_settings(RUN_SETTINGS, run, width)]))
     narrowed = [_wrap(words, 0, width) for words in (plan.shard, plan.last_failed) if words]
     if narrowed:
         parts.append("\n".join(itertools.chain(*narrowed)))
     if plan.examples:
-        parts.append("\n".join(_would_run(plan, past, tiers, verbose=verbose, width=width)))
+        parts.append("\n".join(_would_run(plan, past, machine, verbose=verbose, width=width)))
     not_run = [(each.example.path, each.reason) for each in plan.deselected]
     not_examples = [(each.path, each.reason) for each in plan.not_examples]
     for title, rows in (("Would not run:", not_run), ("Not examples:", not_examples)):
@@ -89,7 +91,7 @@ def render(
 
 
 def _would_run(
-    plan: Plan, past: Mapping[str, Past], tiers: Tiers | None, *, verbose: bool, width: int
+    plan: Plan, past: Mapping[str, Past], machine: Machine | None, *, verbose: bool, width: int
 ) -> Iterator[str]:
     yield f"Would run {plural(len(plan.examples), 'example')}:"
     names = _column(example.path for example in plan.examples)
@@ -99,7 +101,7 @@ def _would_run(
         for problem in example.problems:
             yield from _wrap(f"bad metadata: {problem.message}", 6, width)
         if verbose:
-            yield from _reasons(example, known, tiers, width)
+            yield from _reasons(example, known, machine, width)
             yield from _settings(EXAMPLE_SETTINGS, example.settings, width)
 
 
@@ -109,7 +111,7 @@ def document(
     *,
     past: Mapping[str, Past],
     verbose: bool,
-    tiers: Tiers | None = None,
+    machine: Machine | None = None,
 ) -> dict[str, Any]:
     """Make the document of ``--json``; `e2e_runner.cli.list_` describes it."""
 
@@ -132,13 +134,15 @@ def document(
     }
     if verbose:
         result["settings"] = _with_origins(RUN_SETTINGS, run)
-    if verbose and tiers is not None:
+    if verbose and machine is not None:
         result["isolation"] = {
-            "network": tiers.network.value,
-            "processes": tiers.processes.value,
-            "notes": list(tiers.process_notes),
-            "network_notes": list(tiers.network_notes),
+            "network": machine.network.value,
+            "processes": machine.processes.value,
+            "notes": list(machine.process_notes),
+            "network_notes": list(machine.network_notes),
         }
+        result["jobs"] = machine.jobs
+        result["postgres"] = machine.postgres or None
     return result
 
 
@@ -190,13 +194,13 @@ def _learned_ports(example: Example, past: Past) -> list[int]:
     return [port for port in past.ports if port not in known]
 
 
-def _reasons(example: Example, past: Past, tiers: Tiers | None, width: int) -> list[str]:
+def _reasons(example: Example, past: Past, machine: Machine | None, width: int) -> list[str]:
     """Say where what was decided about an example comes from."""
     lines = []
     if reason := wants_postgres(example):
         lines += _wrap(f"wants PostgreSQL: {reason}", 6, width)
-    if tiers is not None:
-        lines += _wrap(_network(example, past, tiers.network), 6, width)
+    if machine is not None:
+        lines += _wrap(_network(example, past, machine.network), 6, width)
     return lines
 
 
@@ -218,14 +222,19 @@ def _network(example: Example, past: Past, tier: NetworkTier) -> str:
     return f"runs on {place}: {why}"
 
 
-def _tiers(tiers: Tiers, width: int) -> Iterator[str]:
+def _machine(machine: Machine, width: int) -> Iterator[str]:
     for name, tier, notes in (
-        ("processes", tiers.processes, tiers.process_notes),
-        ("network", tiers.network, tiers.network_notes),
+        ("processes", machine.processes, machine.process_notes),
+        ("network", machine.network, machine.network_notes),
     ):
         yield f"      {name}: {tier}"
         for note in notes:
             yield from _wrap(note, 8, width)
+    if machine.network is NetworkTier.HOST and machine.network_notes:
+        yield from _wrap("docs/isolation.md of e2e-run says what allows a better one", 8, width)
+    yield f"      jobs: {machine.jobs}"
+    if machine.postgres:
+        yield from _wrap(f"PostgreSQL: {machine.postgres}", 6, width)
 
 
 def _column(paths: Iterable[str]) -> int:

@@ -6,7 +6,9 @@ passed Jenkins shows system-out, and GitLab nothing: there stands what was left 
 
 Earlier attempts have the elements of Maven's Surefire: those of a case that passed in the end are
 ``flakyFailure`` or ``flakyError``, which make no failure of it, those of one that failed are
-``rerunFailure`` or ``rerunError``. Jenkins reads them, and whoever does not leaves them out.
+``rerunFailure`` or ``rerunError``. Jenkins reads them, and whoever does not leaves them out. With
+``--strict`` a flaky case has a failure besides, which tells of the attempt that failed first: that one
+is not told of twice.
 """
 
 import re
@@ -33,6 +35,9 @@ _NO_XML = re.compile(
     )
     + "]"
 )
+
+
+_FAILED_IN_THE_END = {Status.FAILED, Status.TIMEOUT, Status.BLOCKED, Status.NOT_RUN}
 
 
 class Outcome(Enum):
@@ -139,8 +144,11 @@ def _case(result: Result, state: RunState, *, strict: bool) -> Iterator[str]:
     message = {"message": result.reason or result.status.value}
     kind = {"type": result.cause or result.status.value}
     inside = _properties(_about_case(result, state))
-    again = "flaky" if became is Outcome.PASSED else "rerun"
-    attempts = "".join(_attempt(each.result, again) for each in state.failed_attempts(result.path))
+    earlier = [each.result for each in state.failed_attempts(result.path)]
+    if became is not Outcome.PASSED:
+        earlier = [each for each in earlier if each.log is None or each.log != result.log]
+    again = "rerun" if result.status in _FAILED_IN_THE_END else "flaky"
+    attempts = "".join(_attempt(each, again) for each in earlier)
     match became:
         case Outcome.PASSED:
             inside += attempts + _system_out(result)
