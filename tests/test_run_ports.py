@@ -156,10 +156,11 @@ def test_a_port_that_a_client_goes_to_is_expected_to_be_taken(made: Project) -> 
 def test_a_port_of_a_helper_is_a_lock(made: Project) -> None:
     made.write(
         "_common.py",
-        "import socket, time\n"
+        "import os, time\n"
         f"def server(port={free_port()}):\n"
-        "    with socket.create_server(('127.0.0.1', port)):\n"
-        "        time.sleep(0.1)  # no synchronisation: time in which a mistake would show\n",
+        "    os.close(os.open('inside', os.O_CREAT | os.O_EXCL))  # fails where somebody is inside\n"
+        "    time.sleep(0.05)  # no synchronisation: time in which a mistake would show\n"
+        "    os.remove('inside')\n",
     )
     for name in "abcd":
         made.write(f"{name}.py", "from _common import server\nserver()\n")
