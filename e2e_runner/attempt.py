@@ -35,6 +35,7 @@ from e2e_runner.isolation import (
     Signs,
     ports_in,
     remedy,
+    shortfall,
     spares_the_machine,
     suspicion,
 )
@@ -295,11 +296,12 @@ class Attempt:
             return
         signs = self._signs(status, diagnosis)
         suspect = suspicion(signs)
-        spared = spares_the_machine(signs)
-        if not suspect:
-            return
-        if not spared and self._settings.network is NetworkMode.AUTO:
+        spared = bool(suspect) and spares_the_machine(signs)
+        if suspect and not spared and self._settings.network is NetworkMode.AUTO:
             self._suspect = suspect
+            return
+        suspect = suspect or shortfall(signs)
+        if not suspect:
             return
         blame = "left something out" if status in _WELL else "failed by that"
         note = f"it may have {blame}: {suspect}"

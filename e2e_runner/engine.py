@@ -176,7 +176,8 @@ class _Engine:
                         tally=self._tally,
                     )
                     error = await lanes.run()
-        await asyncio.to_thread(rundir.prune, self._run.state_dir, self._run.keep_runs)
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the next run will do it
+            await asyncio.to_thread(rundir.prune, self._run.state_dir, self._run.keep_runs)
         code = exit_code(
             self._tally.counts,
             strict=self._run.strict,

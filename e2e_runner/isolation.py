@@ -71,11 +71,12 @@ def mode_for(settings: ExampleSettings, tier: NetworkTier, past: Past | None) ->
 def suspicion(signs: Signs) -> str:
     """Say in a few words why a verdict may be the doing of the isolation; empty where it is not.
 
-    A pass may be one where the script leaves out what it cannot reach. A refused connection alone is
-    no sign: whoever waits for a server of its own has some.
+    A refused connection alone is no sign: whoever waits for a server of its own has some. A pass may be
+    one where the script leaves out what it cannot reach: it is doubted where that is a service that the
+    machine has.
     """
     if signs.status in _MAY_HAVE_MISSED:
-        return _beyond(signs) or _named(signs, signs.service_ports if signs.refused else ())
+        return _named(signs, signs.service_ports if signs.refused else ())
     if signs.status not in _MAY_BE_HINDERED:
         return ""
     if signs.cause == "dns":
@@ -83,6 +84,11 @@ def suspicion(signs: Signs) -> str:
     if signs.cause in _LACKING:
         return _LACKING[signs.cause]
     return _beyond(signs) or _hidden(signs) or _refused(signs)
+
+
+def shortfall(signs: Signs) -> str:
+    """Say what a pass in isolation may have left out, with nothing to tell whether it did."""
+    return _beyond(signs) if signs.status in _MAY_HAVE_MISSED else ""
 
 
 def _beyond(signs: Signs) -> str:

@@ -14,6 +14,7 @@ from e2e_runner.isolation import (
     is_address,
     mode_for,
     resolves_here,
+    shortfall,
     spares_the_machine,
     suspicion,
 )
@@ -142,9 +143,7 @@ def test_what_makes_the_isolation_suspect(signs: Signs, why: str) -> None:
 @pytest.mark.parametrize(
     ("seen", "why"),
     [
-        (Signs(status=Status.PASSED, no_route=1), "no route beyond its network"),
-        (Signs(status=Status.PASSED, datagrams=1, local_resolver=True), "no DNS in its network"),
-        (Signs(status=Status.PASSED, datagrams=1), ""),
+        (Signs(status=Status.PASSED, no_route=1, datagrams=1, local_resolver=True), ""),
         (Signs(status=Status.PASSED, refused=9), ""),
         (replace(SILENT, service_ports=(6379,)), REDIS),  # it may have left out what asks Redis
         (SILENT, ""),  # or serves there itself, for a moment
@@ -154,6 +153,16 @@ def test_what_makes_the_isolation_suspect(signs: Signs, why: str) -> None:
 )
 def test_what_a_pass_may_have_left_out(status: Status, seen: Signs, why: str) -> None:
     assert suspicion(replace(seen, status=status)) == why
+
+
+@pytest.mark.parametrize("status", [Status.PASSED, Status.SERVED, Status.LEAKED])
+def test_what_a_pass_may_have_left_out_for_all_one_knows(status: Status) -> None:
+    assert shortfall(Signs(status=status, no_route=1)) == "no route beyond its network"
+    seen = Signs(status=status, datagrams=1, local_resolver=True)
+    assert shortfall(seen) == "no DNS in its network"
+    assert shortfall(replace(seen, local_resolver=False)) == ""
+    assert shortfall(Signs(status=status, refused=9)) == ""
+    assert shortfall(replace(seen, status=Status.FAILED)) == ""
 
 
 def test_the_machine_is_spared_where_a_server_of_its_own_stands_for_one_of_the_machine() -> None:
