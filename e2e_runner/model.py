@@ -366,8 +366,8 @@ class Example:
     file: Path
     argv: tuple[str, ...]  # interpreter, script (or -m module) and arguments
     settings: ExampleSettings
-    # Literals in the source and in the modules that it imports. Taken ones of the first only warn, the
-    # others are of services that it goes to.
+    # Literals in the source and in the modules that it imports: taken ones only warn. Those that only
+    # clients of services go to are among the first, too, where the example may start such a service.
     found_ports: tuple[int, ...] = ()
     service_ports: tuple[int, ...] = ()
     problems: tuple[Problem, ...] = ()  # not empty: fails with cause `bad-metadata`, unstarted

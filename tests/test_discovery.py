@@ -420,7 +420,7 @@ def test_ports_of_what_is_imported(project: Project) -> None:
     }
 
 
-def test_ports_of_services_are_told_apart_unless_the_script_may_start_them(
+def test_ports_of_services_are_its_own_only_where_it_may_start_them(
     project: Project,
 ) -> None:
     project.write(
@@ -435,7 +435,7 @@ def test_ports_of_services_are_told_apart_unless_the_script_may_start_them(
     found = {each.path: (each.found_ports, each.service_ports) for each in project.plan().examples}
     assert found == {
         "examples/a.py": ((), (6379,)),
-        "examples/b.py": ((8000, 6379), ()),
+        "examples/b.py": ((8000, 6379), (6379,)),
         "examples/c.py": ((6379,), ()),
         "examples/d.py": ((), (6380,)),
     }

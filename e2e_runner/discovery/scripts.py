@@ -65,7 +65,7 @@ class Program:
 
     postgres: str = ""  # what wants PostgreSQL
     ports: tuple[int, ...] = ()
-    gone_to: tuple[int, ...] = ()  # ports of services that it goes to, and names nowhere else
+    gone_to: tuple[int, ...] = ()  # ports that only clients of services go to
 
 
 class Modules:
@@ -108,7 +108,6 @@ class Modules:
         )
         if any(facts.starts for facts in parts):  # it may be what it starts that serves them
             ports |= gone_to
-            gone_to = {}
         return Program(
             postgres=_why_postgres(script, modules), ports=tuple(ports), gone_to=tuple(gone_to)
         )
