@@ -335,6 +335,7 @@ _WORK = [
     "class A:\n    class B:\n        x = open('y')",
     "class A:\n    def __init__(self): self.check()\na = A()",
     "class A:\n    def __post_init__(self): assert self.x\nclass B(A): ...\nb = B()",
+    ("class A:\n    def __init__(self): print(1)\nclass B(A): ...\nb = B()\nclass A:\n    x = 1"),
     (
         "class A:\n    def __init__(self): self.b = B()\n"
         "class B:\n    def __init__(self): print(1)\na = A()"

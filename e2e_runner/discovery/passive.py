@@ -234,8 +234,10 @@ class _Judge:
         definition = self._classes[name]
         self._constructors[name] = any(
             isinstance(base, ast.Name)
-            and base.id in self._classes
-            and self._constructor_works(base.id)
+            and (
+                base.id in self._functions  # one of two classes of that name
+                or (base.id in self._classes and self._constructor_works(base.id))
+            )
             for base in definition.bases
         ) or any(
             self.work(method.body, constructs=True)
