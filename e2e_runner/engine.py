@@ -35,6 +35,10 @@ from e2e_runner.verdict import exit_code
 from e2e_runner.wants import definitions_of, postgres_words
 from e2e_runner.workspace import Workspaces
 
+# Of the runner itself, and of an example with its network, logs, server and successor, generously.
+_OWN_DESCRIPTORS = 40
+_DESCRIPTORS_EACH = 24
+
 
 async def run_plan(
     plan: Plan,
@@ -204,7 +208,12 @@ class _Engine:
             id=run_id,
             started=started,
             root=self._run.root,
-            jobs=jobs_for(self._plan, self._run, processors=machine.processors()),
+            jobs=jobs_for(
+                self._plan,
+                self._run,
+                processors=machine.processors(),
+                descriptors=machine.descriptors(),
+            ),
             python=self._run.python,
             version=e2e_runner.__version__,
             processes=supervisor.tier if supervisor else None,
@@ -236,11 +245,12 @@ class _Engine:
                 loop.remove_signal_handler(number)
 
 
-def jobs_for(plan: Plan, run: RunSettings, *, processors: int) -> int:
-    """Choose how many examples run at a time."""
+def jobs_for(plan: Plan, run: RunSettings, *, processors: int, descriptors: int) -> int:
+    """Choose how many examples run at a time, with so many processors and descriptors to be had."""
     # Outputs that are shown as they come would mix.
     wanted = run.jobs or (1 if run.no_capture else processors)
-    return max(1, min(wanted, len(plan.examples)))
+    affordable = max(1, (descriptors - _OWN_DESCRIPTORS) // _DESCRIPTORS_EACH)
+    return max(1, min(wanted, affordable, len(plan.examples)))
 
 
 def wants_networks(plan: Plan) -> bool:

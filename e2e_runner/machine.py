@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import re
+import resource
 from pathlib import Path, PurePosixPath
 
 _PROC = Path("/proc")
@@ -21,6 +22,13 @@ def processors(proc: Path = _PROC) -> int:
         allowed = os.cpu_count() or 1
     quotas = [_cpu_quota(folder) for folder in _groups("cpu", proc)]
     return max(1, min([allowed, *(math.ceil(quota) for quota in quotas if quota is not None)]))
+
+
+def descriptors() -> int:
+    """Count the files that this process may have open: as many as it may allow itself."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1] % (
+        1 << 63
+    )  # without a limit: a great many
 
 
 def available_memory(proc: Path = _PROC) -> int | None:

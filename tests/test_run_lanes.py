@@ -119,6 +119,15 @@ def test_many_examples_each_have_one_verdict(made: Project) -> None:
     assert sorted(finished) == [f"e{number:02}.py" for number in range(60)]
 
 
+def test_few_descriptors_make_few_jobs(made: Project) -> None:
+    for number in range(24):
+        made.write(f"e{number:02}.py", f"import sys; sys.exit({number % 3 == 0})")
+    limited = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh"]
+    done = made.run(".", "-j", "16", prefix=limited)
+    assert done.report["totals"] == {"passed": 16, "failed": 8}, done.stderr
+    assert done.report["run"]["jobs"] == 2
+
+
 # --- what must not meet --------------------------------------------------------------------------
 
 
@@ -333,6 +342,42 @@ def test_one_of_the_repeats_fails(made: Project) -> None:
     assert done.examples["a.py"]["repeat"] == {"runs": 4, "passed": 3}
     assert "3 of 4 passed; not ok: 2" in done.examples["a.py"]["notes"]
     assert done.code == 1
+
+
+def test_dead_keeper_takes_nothing_of_its_neighbours_with_it(made: Project) -> None:
+    made.write(
+        "a.py",
+        "import os, pathlib, signal, time\n"
+        "deadline = time.monotonic() + 20\n"
+        "while not pathlib.Path('up').exists():\n"
+        "    assert time.monotonic() < deadline\n"
+        "    time.sleep(0.005)\n"
+        "os.kill(os.getppid(), signal.SIGKILL)\n",
+    )
+    # The daemon is reparented, and known to its keeper by then.
+    made.write(
+        "b.py",
+        "import os, pathlib, signal, sys, time\n"
+        "r, w = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        os.write(w, b'%d ' % os.getpid())\n"
+        "        time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "daemon = int(os.read(r, 20))\n"
+        "os.wait()\n"
+        "pathlib.Path('up').touch()\n"
+        "deadline = time.monotonic() + 20\n"
+        "while '\"a.py\"' not in pathlib.Path('events.jsonl').read_text().split('finished')[-1]:\n"
+        "    assert time.monotonic() < deadline\n"
+        "    time.sleep(0.005)\n"
+        "os.kill(daemon, signal.SIGKILL)  # fails when it is gone\n",
+    )
+    log = made.root / "events.jsonl"
+    how = ["-j", "2", "--containment", "process-group", "--report", f"jsonl={log}"]
+    done = made.run(".", *how)
+    assert done.statuses == {"a.py": "failed", "b.py": "passed"}, done.stdout
 
 
 # --- the end -------------------------------------------------------------------------------------

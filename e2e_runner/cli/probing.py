@@ -40,7 +40,12 @@ async def _probe(
             process_notes=supervisor.notes,
             network=supervisor.networks.tier,
             network_notes=supervisor.networks.notes,
-            jobs=jobs_for(plan, run, processors=machine.processors()),
+            jobs=jobs_for(
+                plan,
+                run,
+                processors=machine.processors(),
+                descriptors=machine.descriptors(),
+            ),
             postgres=_postgres(plan, run),
         )
 

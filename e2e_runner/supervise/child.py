@@ -239,10 +239,11 @@ class Child:
         """Take what the keeper says; see `keeper` for the messages."""
         match message:
             case ("started", int(), float(at)):
-                self._started.set_result(at)
+                if not self._started.done():  # whoever waits for it was cancelled a moment ago
+                    self._started.set_result(at)
             case ("not-started", int(number), str(what)):
                 kind = NetworkError if what in {"network", "hosts"} else StartError
-                self._started.set_exception(kind(_start_failure(number, what, self._argv0)))
+                fail(self._started, kind(_start_failure(number, what, self._argv0)))
             case ("exited", int(status), float(at), float(cpu), int(max_rss), bool(left)):
                 if not left:
                     self.empty.set_result(None)

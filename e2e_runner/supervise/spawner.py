@@ -275,6 +275,8 @@ class Spawner:
         """Kill what a dead keeper left: it was handed up to this process, which adopts too."""
         if sys.platform != "linux":
             return
+        if self._keepers and self._tier.name == "process-group":
+            return  # keepers that live adopt nobody here: what is of theirs is among the orphans
         scan = Scan()
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
