@@ -357,7 +357,7 @@ def test_dead_keeper_takes_nothing_of_its_neighbours_with_it(made: Project) -> N
     # The daemon is reparented, and known to its keeper by then.
     made.write(
         "b.py",
-        "import os, pathlib, signal, sys, time\n"
+        "import os, pathlib, select, signal, time\n"
         "r, w = os.pipe()\n"
         "if os.fork() == 0:\n"
         "    if os.fork() == 0:\n"
@@ -366,13 +366,14 @@ def test_dead_keeper_takes_nothing_of_its_neighbours_with_it(made: Project) -> N
         "        time.sleep(60)\n"
         "    os._exit(0)\n"
         "daemon = int(os.read(r, 20))\n"
-        "os.wait()\n"
+        "os.wait(), os.close(w)\n"
         "pathlib.Path('up').touch()\n"
         "deadline = time.monotonic() + 20\n"
-        "while '\"a.py\"' not in pathlib.Path('events.jsonl').read_text().split('finished')[-1]:\n"
+        "while 'example-finished' not in pathlib.Path('events.jsonl').read_text():\n"
         "    assert time.monotonic() < deadline\n"
         "    time.sleep(0.005)\n"
-        "os.kill(daemon, signal.SIGKILL)  # fails when it is gone\n",
+        "assert select.select([r], [], [], 0)[0] == []  # nobody has ended it\n"
+        "os.kill(daemon, signal.SIGKILL)\n",
     )
     log = made.root / "events.jsonl"
     how = ["-j", "2", "--containment", "process-group", "--report", f"jsonl={log}"]
