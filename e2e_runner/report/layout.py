@@ -351,7 +351,10 @@ _BY_WEIGHT = (
 def conclusion(state: RunState, *, strict: bool) -> Iterator[Line]:
     """Say that all is well, or what the totals leave open."""
     interruption = state.interruptions[-1] if state.interruptions else None
-    pending = [path for path, result in state.results.items() if result.status is Status.NOT_RUN]
+    unjudged = [each for each in state.results.values() if each.status is Status.NOT_RUN]
+    # What was stopped in the middle is named first: it is often what hung.
+    unjudged.sort(key=lambda result: (not result.attempts, result.path))
+    pending = [result.path for result in unjudged]
     if pending:
         why = f"Interrupted by {interruption.signal}" if interruption else "Stopped early"
         names = ", ".join(text.one_line(path) for path in pending[:_MOST_NAMES])
