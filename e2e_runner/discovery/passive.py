@@ -288,14 +288,8 @@ class _Judge:
 
     def _bind(self, imported: dict[str, str]) -> None:
         for statement in _flat(self._body):
-            if isinstance(statement, ast.Import):
-                for alias in statement.names:
-                    top = alias.name.partition(".")[0]
-                    imported[alias.asname or top] = alias.name if alias.asname else top
-            elif isinstance(statement, ast.ImportFrom):
-                module = "." * statement.level + (statement.module or "")
-                for alias in statement.names:
-                    imported[alias.asname or alias.name] = f"{module}.{alias.name}"
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                imported.update(_bound(statement))
             elif isinstance(statement, ast.ClassDef) and statement.name not in self._classes:
                 self._classes[statement.name] = statement
             elif isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -306,6 +300,8 @@ class _Judge:
         for name in self._functions:
             imported.pop(name, None)
             self._classes.pop(name, None)
+        for name in _bound_twice(self._body):
+            imported.pop(name, None)
         self._assigned -= self._functions
 
 
@@ -321,6 +317,28 @@ def _flat(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
             stack += [inner for handler in statement.handlers for inner in handler.body]
         else:
             yield statement
+
+
+def _bound(statement: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    """Give the names that an import binds, each with the whole name of what it is."""
+    if isinstance(statement, ast.Import):
+        for alias in statement.names:
+            top = alias.name.partition(".")[0]
+            yield alias.asname or top, alias.name if alias.asname else top
+    else:
+        module = "." * statement.level + (statement.module or "")
+        for alias in statement.names:
+            yield alias.asname or alias.name, f"{module}.{alias.name}"
+
+
+def _bound_twice(body: Iterable[ast.stmt]) -> Iterator[str]:
+    """Give the names that are imported as two things, one after the other and not one or the other."""
+    bound: dict[str, str] = {}
+    for statement in body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            for name, whole in _bound(statement):
+                if bound.setdefault(name, whole) != whole:
+                    yield name
 
 
 def _targets(statement: ast.Assign | ast.AnnAssign) -> list[ast.Name]:
