@@ -40,6 +40,13 @@ print(f"this is run {count}")
 sys.exit(FAILS_ON.get(count, 0))
 """
 
+# Says which process it is, and stays.
+STAYS = """
+import os, threading
+with open("pids", "a") as file: file.write(f"{os.getpid()}\\n")
+threading.Event().wait()
+"""
+
 
 def fails_on(*runs: int) -> str:
     return ON_RETRY.replace("FAILS_ON", str(dict.fromkeys(runs, 1)))
@@ -391,12 +398,7 @@ def test_run_is_ended_with_several_under_way(
     number: signal.Signals, code: int, made: Project
 ) -> None:
     for name in "abcd":
-        made.write(
-            f"{name}.py",
-            "import os, threading\n"
-            "with open('pids', 'a') as file: file.write(f'{os.getpid()}\\n')\n"
-            "threading.Event().wait()\n",
-        )
+        made.write(f"{name}.py", STAYS)
     with made.running(".", "-j", "3") as running:
         wait_lines(made.root / "pids", 3)
         under_way = running.offspring()
@@ -410,12 +412,7 @@ def test_run_is_ended_with_several_under_way(
 
 def test_killed_runner_takes_all_with_it(made: Project) -> None:
     for name in "abc":
-        made.write(
-            f"{name}.py",
-            "import os, threading\n"
-            "with open('pids', 'a') as file: file.write(f'{os.getpid()}\\n')\n"
-            "threading.Event().wait()\n",
-        )
+        made.write(f"{name}.py", STAYS)
     with made.running(".", "-j", "3") as running:
         wait_lines(made.root / "pids", 3)
         under_way = running.offspring()
