@@ -250,7 +250,8 @@ def jobs_for(plan: Plan, run: RunSettings, *, processors: int, descriptors: int)
     # Outputs that are shown as they come would mix.
     wanted = run.jobs or (1 if run.no_capture else processors)
     affordable = max(1, (descriptors - _OWN_DESCRIPTORS) // _DESCRIPTORS_EACH)
-    return max(1, min(wanted, affordable, len(plan.examples)))
+    room = sum(1 + len(example.companions) for example in plan.examples)
+    return max(1, min(wanted, affordable, room))
 
 
 def wants_networks(plan: Plan) -> bool:

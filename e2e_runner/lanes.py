@@ -134,7 +134,7 @@ class Lanes:
     def _task(self, turn: Turn) -> Task:
         example = turn.example
         past = self._past.get(example.path, _NOTHING)
-        settings = example.settings
+        parts = (example, *example.companions)
         on_host = turn.network is NetworkMode.HOST
         # Nobody knows which ports it takes, and it would not be alone with them.
         unknown = on_host and self._around.run.jobs is None and not past.observed
@@ -143,10 +143,10 @@ class Lanes:
             duration=past.duration,
             failed=past.failed,
             weight=1 + len(example.companions),
-            locks=frozenset(settings.locks).union(
+            locks=frozenset(lock for part in parts for lock in part.settings.locks).union(
                 map(port_lock, _ports(example, past).union(turn.ports) if on_host else ())
             ),
-            exclusive=settings.exclusive or unknown,
+            exclusive=unknown or any(part.settings.exclusive for part in parts),
             memory=past.max_rss or 0,
         )
 
@@ -221,9 +221,6 @@ class Lanes:
         )
         try:
             result = await attempt.run()
-        except Exception:
-            self._tally.finish_unstarted(example, INTERNAL)
-            raise
         finally:
             del self._running[example.path]
             if self._alone_now:

@@ -10,6 +10,7 @@ import re
 import resource
 from pathlib import Path, PurePosixPath
 
+_MANY = 1 << 20
 _PROC = Path("/proc")
 _NO_LIMIT = 2**62  # v1 has no word for it, but a number near the largest
 

@@ -419,7 +419,7 @@ class Past:
     ports: tuple[int, ...] = ()  # TCP ports that it was seen to listen on
     observed: bool = False  # it ran to its end before, so `ports` are all that it listens on
     max_rss: int | None = None  # bytes
-    network: NetworkMode | None = None  # HOST: it fails in a network of its own, and not without
+    network: NetworkMode | None = None  # HOST: it was ok there after a verdict in doubt
 
 
 # --- outside facts -------------------------------------------------------------------------------
@@ -556,7 +556,7 @@ class Result:
     summary: str = ""  # what the script says of itself
     network: NetworkMode | None = None  # ISOLATED or HOST: where it ran; None: it was not started
     listened: tuple[int, ...] = ()  # TCP ports that it was seen to listen on
-    isolation_suspect: str = ""  # why the failure may be the doing of the isolation, in words
+    isolation_suspect: str = ""  # why the verdict may be the doing of the isolation, in words
     repeats: int = 1  # how often it was to run, with --repeat
     repeats_passed: int = 0  # how many of those were ok; counted with --repeat alone
 

@@ -1,5 +1,6 @@
 """How the engine tells of events: in order, and not while somebody waits for the next start."""
 
+from collections import deque
 from collections.abc import Callable
 
 from e2e_runner.events import Event, Warned
@@ -13,7 +14,7 @@ class Telling:
         self._tell = tell
         self._clock = clock
         self.since = clock()
-        self._untold: list[Event] = []
+        self._untold: deque[Event] = deque()
 
     def at(self) -> float:
         """Give the seconds since the start of the run."""
@@ -34,9 +35,8 @@ class Telling:
 
     def flush(self) -> None:
         """Emit what was to be emitted soon."""
-        untold, self._untold = self._untold, []
-        for each in untold:
-            self._tell(each)
+        while self._untold:  # one by one: what follows is told even where one cannot be
+            self._tell(self._untold.popleft())
 
     def warn(self, message: str) -> None:
         """Emit a warning that is about no example."""

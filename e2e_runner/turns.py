@@ -1,8 +1,7 @@
 """What comes after an attempt at an example: another one, or the verdict. Pure.
 
-An example has one attempt as a rule. It has more with ``--repeat`` and ``--retries``, and where an
-attempt failed in a way that may be the doing of its surroundings: of the isolation, or of the examples
-beside it.
+An example has one attempt as a rule. It has more with ``--repeat`` and ``--retries``, and where the
+verdict may be the doing of its surroundings: of the isolation, or of the examples beside it.
 """
 
 from collections.abc import Collection
@@ -61,6 +60,7 @@ class Turns:
         self._network = network
         self._repeat = repeat
         self._known = known
+        self._ports: tuple[int, ...] = ()  # that it had in a network of its own
         self._made: list[_Made] = []
         self._counted: list[_Made] = []  # those whose verdict stands
         self._spoilt: list[_Made] = []  # since the last of these: by its surroundings, perhaps
@@ -105,16 +105,13 @@ class Turns:
     # --- one more --------------------------------------------------------------------------------
 
     def _next(self, *, why: str, alone: bool = False) -> Turn:
-        isolated = [*self._spoilt, *self._made[-1:]]
         return Turn(
             example=self._example,
             number=len(self._made) + 1,
             network=self._network,
             alone=alone,
             why=why,
-            ports=next(
-                (each.result.listened for each in isolated if each.result.isolation_suspect), ()
-            ),
+            ports=self._ports,
         )
 
     def _on_the_host(self, made: _Made) -> Turn | None:
@@ -127,6 +124,7 @@ class Turns:
         ):
             return None
         self._network = NetworkMode.HOST
+        self._ports = result.listened
         return self._next(
             alone=made.turn.alone, why=f"on the host network: {result.isolation_suspect}"
         )
@@ -151,9 +149,14 @@ class Turns:
             return made
         isolated = before.turn.network is not made.turn.network
         result = made.result
-        if isolated and (
-            result.status in {Status.BLOCKED, Status.SKIPPED}
-            or (result.status in _FAILED and result.cause == _IN_THE_WAY)
+        ran = before.result.network is not None
+        if (
+            isolated
+            and ran
+            and (
+                result.status in {Status.BLOCKED, Status.SKIPPED}
+                or (result.status in _FAILED and result.cause == _IN_THE_WAY)
+            )
         ):
             return self._unsettled(before, made)
         how = "timed out" if result.status is Status.TIMEOUT else result.status.value
@@ -175,8 +178,9 @@ class Turns:
             f"it may have {blame}: {result.isolation_suspect}; on the host network it was "
             f"{in_vain.status.value}: {in_vain.reason}"
         )
-        advice = remedy(result.isolation_suspect)
-        hints = result.hints if result.status in _OK else (advice, *result.hints)
+        hints = result.hints
+        if result.status not in _OK:
+            hints = (remedy(result.isolation_suspect), *hints, *in_vain.hints)
         return replace(before, result=replace(result, notes=(*result.notes, note), hints=hints))
 
     def _after_one_of_many(self) -> Turn | Result:
@@ -203,6 +207,9 @@ class Turns:
         first = self._counted[0]
         if last.status in _OK:
             return self._whole(self._flaky(first, self._counted[-1]))
+        if last.status not in _FAILED:
+            in_vain = f"its retry was {last.status.value}: {last.reason}"
+            return self._whole(self._counted[-2].result, in_vain)
         retries = len(self._counted) - 1
         said = "a retry" if retries == 1 else f"{retries} retries"
         return self._whole(last, f"failed in {said} too, alone")

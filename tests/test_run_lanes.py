@@ -157,6 +157,22 @@ def test_ports_in_the_source_are_locks(made: Project) -> None:
     assert set(done.statuses.values()) == {"passed"}, done.stdout
 
 
+def test_locks_of_companions_hold_for_what_needs_them(made: Project) -> None:
+    made.write(
+        "server.py",
+        '# /// script\n# [tool.e2e-run]\n# serve = "log:ready"\n# locks = ["shared"]\n# ///\n'
+        + AVOID.replace('os.remove("inside")', "")
+        + "import atexit, signal\nprint('ready', flush=True)\n"
+        "signal.sigwait([signal.SIGINT, signal.SIGTERM])\nos.remove('inside')\n",
+    )
+    for name in "abc":
+        made.write(f"{name}.py", "print('hello')\n")
+    configure(made, {"[abc].py": ['needs = ["server.py"]']})
+    done = made.run("a.py", "b.py", "c.py", "-j", "6")
+    assert done.report["run"]["jobs"] == 6
+    assert set(done.statuses.values()) == {"passed"}, done.stdout
+
+
 def test_exclusive_example_has_nothing_beside_it(made: Project) -> None:
     configure(made, {"alone.py": ["exclusive = true"]})
     for name in "abc":

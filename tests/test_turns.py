@@ -48,7 +48,8 @@ PASSED = result(Status.PASSED)
 LEAKED = result(Status.LEAKED, "left behind: port 8000")
 FAILED = result(Status.FAILED, "exit code 1", cause="exit", output_tail="boom", log="a.log")
 LATE = result(Status.TIMEOUT, "timed out after 60s", cause="time-limit")
-SUSPECTED = replace(FAILED, isolation_suspect=SUSPECT)
+SUSPECTED = replace(FAILED, isolation_suspect=SUSPECT, network=NetworkMode.ISOLATED)
+DOUBTFUL = replace(PASSED, isolation_suspect=SUSPECT, network=NetworkMode.ISOLATED)
 STOPPED = result(Status.NOT_RUN, "interrupted after 1s")
 IN_THE_WAY = result(Status.BLOCKED, "port 8000 is taken", cause="port-in-use", attempts=0)
 
@@ -143,6 +144,14 @@ def test_only_failures_are_retried(status: Status) -> None:
     assert Play(example(retries=3)).come(result(status)).end.status is status
 
 
+@pytest.mark.parametrize("in_vain", [Status.SKIPPED, Status.BLOCKED])
+def test_retry_that_could_not_be_made_hides_no_failure(in_vain: Status) -> None:
+    retry = result(in_vain, "port 8000 is taken", attempts=0)
+    end = Play(example(retries=1)).come(FAILED).come(retry).end
+    assert (end.status, end.reason) == (Status.FAILED, "exit code 1")
+    assert end.notes == (f"its retry was {in_vain.value}: port 8000 is taken",)
+
+
 # --- the host network ----------------------------------------------------------------------------
 
 
@@ -161,6 +170,8 @@ def test_ports_that_it_had_are_asked_for_on_the_host_network() -> None:
     had = replace(SUSPECTED, listened=(8000, 8001))
     play = Play(example(), network=NetworkMode.ISOLATED).come(had)
     assert play.turn.ports == (8000, 8001)
+    again = Play(example(), network=NetworkMode.ISOLATED, repeat=3).come(had).come(PASSED)
+    assert again.turn.ports == (8000, 8001)
     assert Play(example(retries=1)).come(replace(FAILED, listened=(8000,))).turn.ports == ()
 
 
@@ -193,8 +204,7 @@ def test_pass_that_may_have_left_something_out_is_made_sure_of(passed: Result) -
 
 
 def test_pass_in_doubt_stands_where_the_host_does_not_let_it_start() -> None:
-    doubtful = replace(PASSED, isolation_suspect=SUSPECT)
-    end = Play(example(), network=NetworkMode.ISOLATED).come(doubtful).come(IN_THE_WAY).end
+    end = Play(example(), network=NetworkMode.ISOLATED).come(DOUBTFUL).come(IN_THE_WAY).end
     assert (end.status, end.attempts) == (Status.PASSED, 1)
     (note,) = end.notes
     assert note == (
@@ -204,10 +214,21 @@ def test_pass_in_doubt_stands_where_the_host_does_not_let_it_start() -> None:
 
 
 def test_pass_in_doubt_is_none_when_the_host_network_does_not_come() -> None:
-    doubtful = replace(PASSED, isolation_suspect=SUSPECT)
-    play = Play(example(), network=NetworkMode.ISOLATED).come(doubtful)
+    play = Play(example(), network=NetworkMode.ISOLATED).come(DOUBTFUL)
     assert play.turns.give_up() is None
     assert play.come(STOPPED).end.status is Status.NOT_RUN
+
+
+@pytest.mark.parametrize(
+    "on_host",
+    [IN_THE_WAY, result(Status.SKIPPED, "taken", attempts=0), replace(FAILED, cause="port-in-use")],
+)
+def test_what_never_ran_in_isolation_is_what_it_is_on_the_host_network(on_host: Result) -> None:
+    blocked = result(
+        Status.BLOCKED, "no network", cause="network", isolation_suspect="no network", attempts=0
+    )
+    end = Play(example(), network=NetworkMode.ISOLATED).come(blocked).come(on_host).end
+    assert (end.status, end.reason) == (on_host.status, on_host.reason)
 
 
 def test_isolation_that_was_asked_for_is_kept() -> None:
@@ -363,8 +384,7 @@ def test_interrupted_repeats_are_no_pass() -> None:
 def test_no_history_is_endless_or_green_by_mistake(
     retries: int, repeat: int, network: NetworkMode
 ) -> None:
-    doubtful = replace(PASSED, isolation_suspect=SUSPECT)
-    outcomes = [PASSED, doubtful, LEAKED, FAILED, SUSPECTED, LATE, IN_THE_WAY, STOPPED]
+    outcomes = [PASSED, DOUBTFUL, LEAKED, FAILED, SUSPECTED, LATE, IN_THE_WAY, STOPPED]
     most = 2 * max(repeat, retries + 1) + 1
     ended = 0
     for history in itertools.product(outcomes, repeat=min(most, 3)):

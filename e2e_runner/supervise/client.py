@@ -167,10 +167,10 @@ class Supervisor(Channel):
 
     def _set_up(self, setup: Message) -> None:
         with contextlib.suppress(OSError):  # the spawner's end is seen by whoever waits for it
+            raise_descriptor_limit()
             if not setup[-1]:
                 send(self.sock, setup)
                 return
-            raise_descriptor_limit()
             ours, theirs = socket.socketpair()
             self.networks.attach(ours)
             with theirs:
