@@ -115,8 +115,8 @@ class History:
         With `whole_runs` only verdicts of such runs count, so that the shards of a suite can be run
         one after the other and each finds the same.
 
-        An example is learned to need the host network when it was ok there after it had failed in a
-        network of its own, in a way that may be the isolation's doing. That holds until it passes in
+        An example is learned to need the host network when it was ok there after a verdict in a
+        network of its own that may have been the isolation's doing. That holds until it passes in
         a network of its own (``--network isolated`` tries), or the run that told so is too old to be
         kept.
         """
@@ -157,6 +157,8 @@ class History:
                 f"SELECT {_RUN} FROM runs ORDER BY number DESC LIMIT 1 OFFSET ?",  # noqa: S608 - same
                 (int(back[1] or 0),),
             )
+        elif not _is_utf8(name):
+            rows = []
         else:
             rows = self._ask(
                 f"SELECT {_RUN} FROM runs WHERE substr(id, 1, ?) = ? ORDER BY number DESC",  # noqa: S608 - same
@@ -209,11 +211,16 @@ class History:
 
 def to_sql(path: str) -> str | bytes:
     """Make a path what SQLite can hold: names that are not UTF-8 are bytes there."""
+    return path if _is_utf8(path) else os.fsencode(path)
+
+
+def _is_utf8(text: str) -> bool:
+    """Tell whether SQLite can hold a text: arguments and names of files may be any bytes."""
     try:
-        path.encode()
+        text.encode()
     except UnicodeEncodeError:
-        return os.fsencode(path)
-    return path
+        return False
+    return True
 
 
 def from_sql(value: object) -> str:

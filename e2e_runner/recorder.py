@@ -183,19 +183,23 @@ class Recorder:
     def _work(self) -> None:
         """Write until the end, in the thread."""
         writer = _Writer(self._state_dir, self._rows, self._clock, self._problems)
-        with contextlib.closing(writer):
-            try:
+        try:
+            with contextlib.closing(writer):
                 while not self._end.is_set():
                     self._wake.wait()
                     self._wake.clear()
                     _write_unless_busy(writer)
                     self._end.wait(_PAUSE)
                 writer.write()
-            except HistoryError as error:
-                self._problems.append(f"{flat(error)}; this run is not in it, or not all of it")
-            else:
                 with contextlib.suppress(HistoryError):  # what is too much stays until the next run
                     writer.prune(most_runs=self._most_runs, most_results=self._most_results)
+        except HistoryError as error:
+            self._problems.append(f"{flat(error)}; this run is not in it, or not all of it")
+        except Exception as error:  # noqa: BLE001 - else the thread ends with a traceback amid the run's output
+            self._problems.append(
+                f"the history {self._state_dir / NAME} is not complete: "
+                f"{type(error).__name__}: {error}"
+            )
 
 
 class _Writer:

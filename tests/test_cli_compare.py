@@ -138,6 +138,7 @@ def test_reports_need_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("last~7", "There is no run 'last~7' in the history."),
         ("nonsense", "There is no run 'nonsense' in the history."),
         ("", "There is no run '' in the history."),
+        ("\udcff", r"There is no run '\\udcff' in the history."),
         ("2026", "'2026' is the beginning of 3 runs."),
         ("missing.json", "The report missing.json cannot be read: No such file or directory"),
         ("./", "The report ./ cannot be read: Is a directory"),

@@ -216,6 +216,15 @@ def test_what_a_newer_version_wrote_between_is_passed_over(tmp_path: Path) -> No
 # --- bounds --------------------------------------------------------------------------------------
 
 
+def test_what_nobody_thought_of_is_one_warning(tmp_path: Path) -> None:
+    told: list[str] = []
+    recorder = Recorder(tmp_path, warn=told.append)
+    for event in history([result(max_rss=2**64)]):  # more than a column can hold
+        recorder.handle(event)
+    (warning,) = told
+    assert warning.startswith(f"the history {tmp_path / NAME} is not complete: OverflowError: ")
+
+
 def test_the_oldest_runs_are_removed(tmp_path: Path) -> None:
     for number in range(5):
         record(tmp_path, history([result()], run=run_of(number)), most_runs=3)
@@ -433,6 +442,7 @@ def test_a_run_is_found_by_name(three_runs: Path, name: str, wanted: str) -> Non
         ("", "There is no run '' in the history."),
         ("last~-1", "There is no run 'last~-1'"),
         ("x\n", "There is no run 'x\\\\n'"),
+        ("\udcff", "There is no run "),  # an argument that is no UTF-8
         (
             "2026",
             "'2026' is the beginning of 3 runs.\n  20260102-1-abc\n  20260102-1-ab\n  20260101-1-aa\n",
