@@ -55,10 +55,10 @@ def keep_outstanding(
 
     Of the `outstanding`, those that were found to be no examples any more are not outstanding. `known`
     are those that the history tells of, `last` is its last run, `now` is in seconds since the epoch.
-    Raises NothingSelected when none is left.
+    Raises NothingSelected when none is left, but of a shard: what is outstanding may be in another.
     """
     kept = tuple(each for each in plan.examples if each.path in outstanding)
-    if not kept:
+    if not kept and plan.cut is None:
         left = {*outstanding} - {each.path for each in plan.not_examples}
         raise _nothing_outstanding(plan, left, known, last, now=now)
     words = f"last failed: {len(kept)} of {plural(len(plan.examples), 'example')}"

@@ -305,6 +305,20 @@ def test_each_example_is_in_one_shard_whatever_failed_where(made: Project) -> No
     assert all(each.report["run"]["last_failed"] for each in done)
 
 
+def test_nothing_outstanding_in_a_shard_is_no_failure(made: Project) -> None:
+    break_(made, "a")
+    made.run()
+    args = ("--last-failed", "--timings", made.write("t.json", "{}").name)
+    assert [sorted(ran(each)) for each in shards(made, 2, *args)] == [["a"], []]
+    empty = made.run("--shard", "2/2", *args)
+    assert empty.code == 0, empty.stderr
+    assert "Nothing is outstanding in this shard." in empty.stdout
+    assert "last failed: 0 of 2 examples" in empty.stdout
+    with made.start("list", "--shard", "2/2", "--last-failed") as listing:
+        listing.communicate(timeout=60)
+    assert listing.returncode == 0
+
+
 def test_timings_that_cannot_be_used_are_an_error(made: Project) -> None:
     done = made.run("--shard", "1/2", "--timings", "nowhere.json")
     assert done.code == 2

@@ -127,6 +127,13 @@ def test_nothing_outstanding_says_what_is_known() -> None:
     )
 
 
+def test_nothing_outstanding_in_a_shard_is_an_empty_plan() -> None:
+    part = replace(PLAN, cut=CUT, shard="shard 1/2")
+    plan = keep_outstanding(part, {"elsewhere.py"}, (), LAST, now=2000.0)
+    assert (paths(plan), plan.cut, plan.shard) == ([], CUT, "shard 1/2")
+    assert plan.last_failed == "last failed: 0 of 3 examples"
+
+
 def test_what_is_no_example_any_more_is_not_outstanding() -> None:
     helper = NotExample(path="d.py", reason="imported by a.py")
     plan = replace(PLAN, not_examples=(helper,))

@@ -55,7 +55,8 @@ def make_planned(resolved: "Resolved", *, environ: Mapping[str, str], mend: bool
     """Make the plan, and narrow it to a shard and to what failed the last time, as was asked for.
 
     `mend` moves a damaged history aside. Whatever is wrong with it is a warning. Raises UsageError for
-    a timings file that cannot be used, NothingSelected when nothing is outstanding.
+    a timings file that cannot be used, NothingSelected when nothing is outstanding
+    in the whole suite.
     """
     run = resolved.run
     plan = make_plan(resolved)

@@ -400,6 +400,9 @@ def passive_files(plan: Plan) -> Iterator[Line]:
 
 def nothing_selected(plan: Plan, *, paths: Sequence[Path], root: Path) -> Iterator[Line]:
     """Say why nothing ran, and what to do."""
+    if plan.cut is not None and plan.last_failed:
+        yield [("Nothing is outstanding in this shard.", Style.PLAIN)]
+        return
     if plan.cut is not None:
         yield [("There are more shards than examples: none is in this one.", Style.PLAIN)]
         return
