@@ -28,6 +28,16 @@ _DAMAGED = f"{NAME}.damaged-"
 _KEPT = 3  # damaged ones
 _BESIDE = ("-wal", "-shm", "-journal")  # the log first: it must never meet a new database
 
+# The last: who reads and who writes first could not be settled with other processes.
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+# What a healthy file never gives, so that it may be moved aside: no database, torn pages, tables or
+# columns that are not there, rows that contradict each other, no UTF-8.
+_NO_UTF8 = -1  # of Python, which decodes
+_DAMAGES = {
+    *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR),
+    *(sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, _NO_UTF8),
+}
+
 # In one statement: another process may make the tables between two.
 _STATE = """
 SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)
@@ -115,7 +125,11 @@ def open_to_read(state_dir: Path) -> Opened | None:
                 raise
             # Of another user: what it needs beside it cannot be made, nor does anybody write now.
             connection = _connect(file, "mode=ro&immutable=1")
-            _look(connection, file)
+            try:
+                _look(connection, file)
+            except BaseException:
+                connection.close()
+                raise
         except BaseException:
             connection.close()
             raise
@@ -287,28 +301,23 @@ def _forget_old(state_dir: Path) -> None:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """Give the primary result code of SQLite; -1 for what Python complains of, such as no UTF-8."""
-    code: int = getattr(error, "sqlite_errorcode", -1)
+    """Give the primary result code of SQLite; `_NO_UTF8` for what Python complains of."""
+    code: int = getattr(error, "sqlite_errorcode", _NO_UTF8)
     return code & 0xFF if code >= 0 else code
 
 
 def _translated(error: sqlite3.Error, file: Path) -> HistoryError:
     code = _code(error)
-    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+    if code in _LOCKED:
         return HistoryError(
             f"The history {file} is locked by another process.",
             trouble=Trouble.BUSY,
             facts=(f"waited {limit(_BUSY)} for it",),
             remedy="wait until that process has ended, or end it",
         )
-    if code in {
-        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM),
-        *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH),
-    }:
-        return _unusable(file, str(error))
-    # No database, torn pages, no UTF-8, tables or columns that are not there, rows that contradict
-    # each other.
-    return _damaged(file, str(error))
+    if code in _DAMAGES:
+        return _damaged(file, str(error))
+    return _unusable(file, str(error))
 
 
 def _damaged(file: Path, why: str) -> HistoryError:

@@ -17,7 +17,7 @@ from harness import IS_ROOT, NOBODY, Outcome, Project, ordinary_python, project,
 from report_history import history
 
 from e2e_runner.history import History
-from e2e_runner.history_file import NAME, HistoryError, Trouble
+from e2e_runner.history_file import NAME, HistoryError, Trouble, telling
 from e2e_runner.model import Result, Status
 from e2e_runner.recorder import Recorder
 
@@ -337,6 +337,20 @@ def test_a_history_in_a_folder_that_may_not_be_written_is_listed(ordinary: Proje
     assert {path.name for path in state_of(ordinary).iterdir()} >= {NAME}
 
 
+def test_what_cannot_be_used_is_closed_again(ordinary: Project) -> None:
+    """Also the second connection, which a folder that may not be written makes necessary."""
+    assert_good(ordinary.run())
+    file = state_of(ordinary) / NAME
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 7")
+    state_of(ordinary).chmod(0o555)
+    with ordinary.start("list", env={"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}) as listing:
+        _, stderr = listing.communicate(timeout=60)
+    state_of(ordinary).chmod(0o755)
+    assert stderr.startswith(f"warning: The history {file} was written by a newer version")
+    assert "ResourceWarning" not in stderr
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="needs root")
 def test_a_full_disk_changes_nothing_about_a_run(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
@@ -404,6 +418,32 @@ def test_a_history_that_is_locked_for_a_while_is_written_later(made: Project) ->
     assert_good(done)
     assert warnings(done) == []
     assert runs_of(made) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "trouble"),
+    [
+        *((name, Trouble.BUSY) for name in ("BUSY", "LOCKED", "PROTOCOL")),
+        *((name, Trouble.UNUSABLE) for name in ("INTERRUPT", "TOOBIG", "MISUSE", "NOLFS", "IOERR")),
+        *((name, Trouble.DAMAGED) for name in ("CORRUPT", "NOTADB", "FORMAT", "ERROR")),
+        *((name, Trouble.DAMAGED) for name in ("CONSTRAINT", "MISMATCH")),
+    ],
+)
+def test_only_what_tells_of_damage_is_damage(tmp_path: Path, name: str, trouble: Trouble) -> None:
+    error = sqlite3.DatabaseError("why")
+    error.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{name}")
+    with pytest.raises(HistoryError) as caught, telling(tmp_path / NAME):
+        raise error
+    assert caught.value.trouble is trouble
+
+
+def test_reading_that_is_interrupted_is_no_damage(tmp_path: Path) -> None:
+    fill(tmp_path / NAME, runs=1)
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as connection:
+        connection.set_progress_handler(lambda: 1, 1)
+        with pytest.raises(HistoryError, match="interrupted") as caught, telling(tmp_path / NAME):
+            connection.execute("SELECT count(*) FROM results").fetchone()
+    assert caught.value.trouble is Trouble.UNUSABLE
 
 
 # --- killed, and at once ---------------------------------------------------------------------------
