@@ -257,9 +257,8 @@ class Attempt:
     def _given_ports(self) -> set[int]:
         """List the ports of its network on which others listen for it."""
         given = {each.port for each in self._own.reached} if self._own else set()
-        if self._own is not None and "PGPORT" in self._given:
-            given.add(int(self._given["PGPORT"]))
-        return given
+        port = self._own_database_port()
+        return given if port is None else given | {port}
 
     def _without_network(self, why: str) -> Blocked:
         """Tell that the example cannot have a network of its own; it may be run on the machine's."""
@@ -278,7 +277,7 @@ class Attempt:
         """Say who holds the port that the output complained about."""
         if self._own is None:
             return self._ports.name_owners(port)
-        if self._grant is not None and port == self._given.get("PGPORT"):
+        if port is not None and port == str(self._own_database_port()):
             given = (
                 f"In its network PostgreSQL is given to it at port {port}: to have that itself, "
             )
@@ -347,8 +346,7 @@ class Attempt:
 
     def _own_database_port(self) -> int | None:
         """Give the port of its network at which it has a server to itself."""
-        alone = self._own is not None and self._grant is not None and not self._grant.services
-        return int(self._given["PGPORT"]) if alone else None
+        return None if self._grant is None else self._grant.port_inside
 
     # --- databases -----------------------------------------------------------------------------
 

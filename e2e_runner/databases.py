@@ -81,6 +81,10 @@ class Grant(Protocol):
     def services(self) -> Mapping[Endpoint, Endpoint]:
         """Where a network of the attempt's own must lead: there the script finds it -> where it is."""
 
+    @property
+    def port_inside(self) -> int | None:
+        """The port of the attempt's own network at which it has a server to itself; None without one."""
+
     async def left_behind(self) -> tuple[LeakedDatabase, ...]:
         """List the databases that the attempt left, once nothing of it runs any more.
 
@@ -447,6 +451,7 @@ class _Private:
             ),
             root=self._run.root,
             stop_soon=self._stop_soon,
+            port_inside=None if network is None else address.port,
         )
 
     async def _start(
@@ -589,7 +594,9 @@ class _OwnServer:
         environment: Mapping[str, str],
         root: Path,
         stop_soon: Callable[["EmbeddedServer"], None],
+        port_inside: int | None,
     ) -> None:
+        self.port_inside = port_inside
         self.environment = environment
         self._root = root
         self._server = server
@@ -668,6 +675,8 @@ class _Shared:
 
 class _Part:
     """What one attempt has on a shared server."""
+
+    port_inside = None
 
     def __init__(self, source: _Shared, given: "Given", *, environment: Mapping[str, str]) -> None:
         self.environment = environment

@@ -532,6 +532,22 @@ def test_databases_of_the_machine_are_spared_what_was_for_its_own(isolated: Proj
         assert ("If it failed by its isolation" in "".join(result["hints"])) is failed
 
 
+def test_its_port_may_be_told_of_in_other_words(isolated: Project) -> None:
+    config = isolated.root / "e2e-run.toml"
+    config.write_text(config.read_text() + '[postgres.env]\nPGPORT = "at {port}"\n')
+    isolated.write(
+        "examples/fails.py",
+        metadata("postgres = true") + "import os\nassert os.environ['PGPORT'] == 'at 5432'\n"
+        "import socket\nsocket.create_server(('127.0.0.1', 5432))\n",
+    )
+    result = attempt(isolated)["examples/fails.py"]
+    assert (result["status"], result["cause"]) == ("failed", "port-in-use"), result
+    assert (
+        "In its network PostgreSQL is given to it at port 5432: to have that itself, "
+        "it declares ports = [5432]."
+    ) in result["hints"]
+
+
 def test_databases_are_filled_before_they_are_taken_inside(isolated: Project) -> None:
     isolated.write(
         "schema.sql", "CREATE TABLE planets (name text); INSERT INTO planets VALUES ('Mars');"
@@ -634,6 +650,15 @@ def server() -> Iterator[Server]:
     with running_server(some_binaries()) as running:
         running.sql("CREATE ROLE maker LOGIN CREATEDB")
         yield running
+
+
+def test_a_server_on_a_unix_socket_is_none_of_its_own(isolated: Project, server: Server) -> None:
+    """So what it fails of is tried on the machine, whoever listens at that port there."""
+    isolated.write("examples/far.py", ASKS + "run(host='10.1.2.3', port=5432)\n")
+    url = f"postgresql://postgres@/postgres?host={server.sockets}&port={server.port}"
+    result = attempt(isolated, postgres=url)["examples/far.py"]
+    assert result["status"] == "failed", result
+    assert result["isolation_suspect"] == "no route beyond its network", result
 
 
 @pytest.mark.parametrize("user", ["postgres", "maker"])
