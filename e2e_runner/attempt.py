@@ -40,7 +40,6 @@ from e2e_runner.isolation import (
     suspicion,
 )
 from e2e_runner.model import (
-    Endpoint,
     Example,
     Leak,
     LeakedDatabase,
@@ -57,7 +56,7 @@ from e2e_runner.model import (
 from e2e_runner.narration import Narration
 from e2e_runner.preflight import PORT_IN_USE, PortClaims, needed_ports
 from e2e_runner.probes import NotReady, Ready, wait_ready
-from e2e_runner.reaching import NoNetwork, OwnNetwork, has_local_resolver
+from e2e_runner.reaching import NoNetwork, OwnNetwork, has_local_resolver, reach_of
 from e2e_runner.record_file import MOST_READ
 from e2e_runner.records import VARIABLE, Record
 from e2e_runner.script import Script, Surroundings, start_failure, started
@@ -243,7 +242,7 @@ class Attempt:
         if self._own is None:
             return None
         settings = self._settings
-        services = {each: each for each in _reach_of(self.example)}
+        services = {each: each for each in reach_of(self.example)}
         for at, server in (self._grant.services if self._grant else {}).items():
             # What it declares to be its own is not taken from it; the variables lead to the server.
             if at == server or at.port not in settings.ports:
@@ -328,6 +327,9 @@ class Attempt:
             *(port for each in parts for port in each.service_ports),
             *ports_in({**self._around.environ, **self._settings.env}),
         )
+        source_ports = tuple(dict.fromkeys([*in_source, *services]))
+        told = diagnosis.details.get("port", "")
+        in_question = {*source_ports, *([int(told)] if told.isdecimal() else ())}
         return Signs(
             status=status,
             cause=diagnosis.cause,
@@ -337,12 +339,25 @@ class Attempt:
             datagrams=self._refusals.datagrams,
             local_resolver=bool(self._refusals.datagrams) and has_local_resolver(),
             own_ports=frozenset(own),
-            source_ports=tuple(dict.fromkeys([*in_source, *services])),
+            source_ports=source_ports,
             service_ports=tuple(dict.fromkeys(services)),
-            host_ports=frozenset(each.port for each in ports.listening()),
+            host_ports=self._host_ports(in_question),
             reached=frozenset(each.port for each in reached),
             databases=self._own_database_port(),
         )
+
+    def _host_ports(self, in_question: Collection[int]) -> frozenset[int]:
+        """List the ports that the machine listens on, but for those in question that are this run's.
+
+        What an example beside it serves there is no service of the machine.
+        """
+        listening = {each.port for each in ports.listening()}
+        by_port: dict[int, set[bool]] = {}
+        for owner in ports.owners(listening.intersection(in_question)):
+            told = ports.started_for(owner.process.pid) if owner.process else None
+            ours = told is not None and told[0] == self._around.info.id
+            by_port.setdefault(owner.port, set()).add(ours)
+        return frozenset(port for port in listening if by_port.get(port) != {True})
 
     def _own_database_port(self) -> int | None:
         """Give the port of its network at which it has a server to itself."""
@@ -370,6 +385,8 @@ class Attempt:
             if not taking.done():
                 return None
             self._grant = taking.result()
+        except NetworkError as error:
+            return self._without_network(str(error))
         except NoDatabase as error:
             self._hints.extend(error.advice)
             self._notes.extend(error.facts)
@@ -812,14 +829,6 @@ def _from(cwd: Path, word: str, root: Path) -> str:
         return word
     relative = os.path.relpath(path, cwd)
     return f"./{relative}" if relative.startswith("-") else relative
-
-
-def _reach_of(example: Example) -> dict[Endpoint, None]:
-    """List the services of the machine that an example and its companions reach, each once."""
-    found = dict.fromkeys(example.settings.reach)
-    for companion in example.companions:
-        found |= _reach_of(companion)
-    return found
 
 
 def _kept(leak: Leak) -> Leak:

@@ -32,6 +32,7 @@ from e2e_runner.model import (
     ServerAddress,
 )
 from e2e_runner.programs import run_program
+from e2e_runner.reaching import reach_of
 from e2e_runner.rundir import RunDir
 from e2e_runner.stop import Stop
 from e2e_runner.supervise.client import Supervisor
@@ -160,7 +161,7 @@ class Databases:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if await self._in_time(self._close()) is None:
+        if await in_time(self._close(), self._stop.now) is None:
             self._warn(
                 "The server did not answer in time, so what the run made there is left to the next "
                 "run, or to e2e-run sweep-dbs."
@@ -178,19 +179,6 @@ class Databases:
                 if each.close_network is not None:
                     await each.close_network()
         return True
-
-    async def _in_time(self, work: Coroutine[Any, Any, _T]) -> _T | None:
-        """Do what a person who asks twice for the end need not wait for; None when it was given up."""
-        task = asyncio.create_task(work)
-        either: list[asyncio.Future[Any]] = [task, self._stop.now]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            await asyncio.wait([task], timeout=_PATIENCE_OF_A_HURRY)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=_PATIENCE_OF_A_HURRY)
-            return None
-        return task.result()
 
     def prepare(
         self,
@@ -219,7 +207,7 @@ class Databases:
         network: OpenNetwork | None = None,
         coming: Coming | None = None,
     ) -> Grant | None:
-        """Give an attempt what it wants; None when that is nothing. Raises NoDatabase.
+        """Give an attempt what it wants; None when that is nothing. Raises NoDatabase, NetworkError.
 
         `network` is as for `prepare`, and `coming` what that gave. Where attempts on the server must
         not overlap, this waits until the one before has given back what it has.
@@ -250,7 +238,7 @@ class Databases:
 
     async def left_behind(self, grant: Grant) -> tuple[LeakedDatabase, ...]:
         """List the databases that an attempt left. Raises NoDatabase when that cannot be known."""
-        found = await self._in_time(grant.left_behind())
+        found = await in_time(grant.left_behind(), self._stop.now)
         if found is None:
             raise NoDatabase("the run was killed")
         return found
@@ -259,7 +247,7 @@ class Databases:
         """Take back what was given; gives notes for the report."""
         self._grants.discard(grant)
         try:
-            return await self._in_time(grant.release(keep=keep)) or ()
+            return await in_time(grant.release(keep=keep), self._stop.now) or ()
         finally:
             if grant is self._having_turn:
                 self._having_turn = None
@@ -384,6 +372,25 @@ class Databases:
         except NotUsable as error:
             raise NoDatabase(str(error), error.advice) from error
         return _Shared(server=server, run=self._run)
+
+
+async def in_time(work: Coroutine[Any, Any, _T], hurry: "asyncio.Future[None]") -> _T | None:
+    """Do what a person in a `hurry` need not wait for; None when it was given up.
+
+    It has ended when this ends, however that comes about, unless it withstands to be cancelled.
+    """
+    task = asyncio.create_task(work)
+    task.add_done_callback(_seen)
+    try:
+        either: list[asyncio.Future[Any]] = [task, hurry]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await asyncio.wait([task], timeout=_PATIENCE_OF_A_HURRY)
+    finally:
+        given_up = task.cancel()
+        if given_up:
+            await asyncio.wait([task], timeout=_PATIENCE_OF_A_HURRY)
+    return None if given_up else task.result()
 
 
 # --- a server for each attempt -------------------------------------------------------------------
@@ -573,10 +580,10 @@ class _Base:
 def port_inside(example: Example) -> int:
     """Choose where a server listens in the network of an example: where everybody looks for it.
 
-    That is for the example to take, where it declares so or reaches a service of the machine there.
+    That is for the example to take, where it or a companion declares so or reaches a service there.
     """
     taken = {port for each in (example, *example.companions) for port in each.settings.ports}
-    taken |= {each.port for each in example.settings.reach}
+    taken |= {each.port for each in reach_of(example)}
     return next(port for port in range(DEFAULT_PORT, 2**16) if port not in taken)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from e2e_runner.isolation import addresses_of, hosts_file, is_address, resolves_here
-from e2e_runner.model import Endpoint
+from e2e_runner.model import Endpoint, Example
 from e2e_runner.relay import Relay
 from e2e_runner.supervise.child import StartError, SupervisionLost
 from e2e_runner.supervise.networks import Network, Networks, Refusals
@@ -128,6 +128,12 @@ class OwnNetwork:
         if self._hosts_file is not None:
             with contextlib.suppress(OSError):
                 self._hosts_file.unlink()
+
+
+def reach_of(example: Example) -> tuple[Endpoint, ...]:
+    """List the services of the machine that an example and its companions reach, each once."""
+    parts = (example, *example.companions)
+    return tuple(dict.fromkeys(each for part in parts for each in part.settings.reach))
 
 
 def has_local_resolver() -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from e2e_runner.postgres import boot, cluster
 from e2e_runner.rundir import PREFIX, RunDir
 from e2e_runner.segments import release_segments
-from e2e_runner.supervise.child import Child, Command, StartError, SupervisionLost
+from e2e_runner.supervise.child import Child, Command, NetworkError, StartError, SupervisionLost
 from e2e_runner.supervise.client import Supervisor
 from e2e_runner.trees import remove_tree
 
@@ -96,7 +96,7 @@ class ServerHost:
     async def spawn(
         self, argv: Sequence[str], output: int, network: "Network | None" = None
     ) -> Child:
-        """Start a program, in the machine's network or another. Raises CannotStart.
+        """Start a program, in the machine's network or another. Raises CannotStart, NetworkError.
 
         `output` takes its stdout and stderr.
         """
@@ -111,6 +111,8 @@ class ServerHost:
         )
         try:
             child, _ = await self._supervisor.start(command)
+        except NetworkError:
+            raise  # no matter of the program: on the network of the machine it may start
         except (StartError, SupervisionLost) as error:
             raise CannotStart(f"a program could not be started: {error}", advice=()) from error
         return child

@@ -28,6 +28,7 @@ from e2e_runner.script import Surroundings
 from e2e_runner.stop import Stop
 from e2e_runner.supervise.client import Supervisor
 from e2e_runner.supervise.launch import Spawner
+from e2e_runner.supervise.networks import Network, Networks
 from e2e_runner.workspace import Workspaces
 
 
@@ -36,7 +37,22 @@ def say(**facts: object) -> None:
     sys.stdout.flush()
 
 
+def lose_networks() -> None:
+    """Have each network be none any more once it was opened, as the kernel tells who enters it."""
+    opens = Networks.open
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    async def lost(self: Networks) -> Network:
+        network = await opens(self)
+        os.dup2(nothing, network.fileno(), inheritable=False)
+        return network
+
+    Networks.open = lost  # type: ignore[method-assign]
+
+
 async def main(flags: dict[str, Any]) -> None:
+    if flags.pop("lose_networks", False):
+        lose_networks()
     resolved = resolve_given(flags, ())
     run, plan = resolved.run, make_plan(resolved)
     with contextlib.ExitStack() as stack:

@@ -21,6 +21,7 @@ from harness import (
     IS_ROOT,
     NOBODY,
     Project,
+    free_port,
     ordinary_python,
     project,
     wait_gone,
@@ -370,6 +371,45 @@ def test_what_may_be_the_doing_of_the_isolation(isolated: Project) -> None:
     ]
 
 
+def test_a_neighbour_of_the_same_run_is_no_service_of_the_machine(isolated: Project) -> None:
+    port = free_port()
+    isolated.write(
+        "examples/neighbour.py",
+        metadata('network = "host"')
+        + "import pathlib, socket, time\n"
+        + f"server = socket.create_server(('127.0.0.1', {port}))\n"
+        "pathlib.Path('there').touch()\n"
+        "deadline = time.monotonic() + 30\n"
+        "while not pathlib.Path('over').exists():\n"
+        "    assert time.monotonic() < deadline, 'nobody asked'\n"
+        "    time.sleep(0.01)\n",
+    )
+    isolated.write(
+        "examples/asks.py",
+        ANSWERS + "import pathlib, time\n"
+        "deadline = time.monotonic() + 30\n"
+        "while not pathlib.Path('there').exists():\n"
+        "    assert time.monotonic() < deadline, 'nobody came'\n"
+        "    time.sleep(0.01)\n"
+        f"URL = 'http://localhost:{port}'\n"
+        f"try:\n    ask('localhost', {port})\nexcept OSError:\n    sys.exit('no')\n",
+    )
+    results = {}
+    with start(isolated) as process:
+        try:
+            assert process.stdout is not None
+            for told in map(json.loads, process.stdout):
+                if result := told.get("result"):
+                    results[result["path"]] = result
+                    (isolated.root / "examples/over").touch()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+    assert results["examples/neighbour.py"]["status"] == "passed", results
+    asks = results["examples/asks.py"]
+    assert (asks["status"], asks["isolation_suspect"]) == ("failed", ""), asks
+
+
 # --- where there are none ------------------------------------------------------------------------
 
 
@@ -435,6 +475,19 @@ def test_where_names_cannot_lead_anywhere_it_is_blocked(isolated: Project) -> No
     }
     assert any('network = "auto"' in hint for hint in made["examples/insists.py"]["hints"])
     assert len([each for each in made.warnings if why in each]) == 1
+
+
+def test_where_its_server_cannot_enter_its_network_it_has_none(isolated: Project) -> None:
+    isolated.write("examples/may.py", ASKS + "run()\n")
+    isolated.write("examples/insists.py", metadata('network = "isolated"') + ASKS + "run()\n")
+    made = attempt(isolated, lose_networks=True)
+    assert made.statuses == {"examples/may.py": "blocked", "examples/insists.py": "blocked"}
+    for result in made.results.values():
+        assert result["cause"] == "network", result
+        assert result["reason"].startswith("it cannot have a network of its own: ")
+    suspect = made["examples/may.py"]["isolation_suspect"]
+    assert suspect == made["examples/may.py"]["reason"]
+    assert made["examples/insists.py"]["isolation_suspect"] == ""
 
 
 # --- databases -----------------------------------------------------------------------------------
