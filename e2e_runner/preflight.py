@@ -126,8 +126,13 @@ class PortClaims:
     def _may_be_own(self, owner: PortOwner) -> bool:
         """Tell whether a listener may be of this example, and is not of one beside it."""
         told = ports.started_for(owner.process.pid) if owner.process else None
-        own = {part.path for part in (self._example, *self._example.companions)}
-        return told is None or told[0] != self._around.info.id or told[1] in own
+        if told is None:
+            return True
+        run_id, path = told
+        if run_id != self._around.info.id:
+            # Of a run that the example made itself, where that is over; else of one beside this.
+            return not is_live(self._around.run.state_dir, run_id)
+        return path in {part.path for part in (self._example, *self._example.companions)}
 
     def name_owners(self, port: str | None) -> list[str]:
         """Say who holds the port that the output complained about, else those of the example."""

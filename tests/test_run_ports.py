@@ -37,11 +37,11 @@ def made() -> Iterator[Project]:
 
 
 @contextlib.contextmanager
-def listener(tags: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def listener(tags: dict[str, str], port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Start a process that listens, with these variables in its environment."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("E2E_RUN")}
     with subprocess.Popen(
-        [sys.executable, "-c", LISTENS, "127.0.0.1", "0"],
+        [sys.executable, "-c", LISTENS, "127.0.0.1", str(port)],
         env=env | tags,
         stdout=subprocess.PIPE,
         text=True,
@@ -333,6 +333,41 @@ def test_a_port_that_one_script_leaves_is_free_for_the_next(made: Project) -> No
     assert made.survivors() == []
     strict = made.run("--strict", "port_left.py", "port_wanted.py")
     assert (strict.code, strict.statuses) == (1, outcome.statuses)
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_what_a_run_beside_this_one_listens_on_is_no_leak(made: Project, *, alive: bool) -> None:
+    """What a run that is over has left may be one that the example made itself."""
+    port = free_port()
+    made.child("hang.py")
+    made.write(
+        "waits.py",
+        "import pathlib, time\n"
+        "pathlib.Path('here').touch()\n"
+        "deadline = time.monotonic() + 30\n"
+        "while not pathlib.Path('there').exists():\n"
+        "    assert time.monotonic() < deadline, 'nobody came'\n"
+        "    time.sleep(0.01)\n",
+    )
+    configure(made, {"waits.py": [f"ports = [{port}]"]})
+    ready = made.root / "ready"
+    with made.running("hang.py", env={"E2E_CHILD_READY": str(ready)}) as beside:
+        wait_lines(ready)
+        (live,) = made.root.glob(".e2e-run/runs/*")
+        tags = {
+            "E2E_RUN": "1",
+            "E2E_RUN_ID": live.name if alive else "20200101-000000-abcdef",
+            "E2E_RUN_EXAMPLE": "hang.py",
+            "E2E_RUN_PROJECT": str(made.root.resolve()),
+        }
+        with made.running("waits.py") as running:
+            wait_until((made.root / "here").exists, "the example ran")
+            with listener(tags, port):
+                (made.root / "there").touch()
+                outcome = running.outcome(timeout=30)
+        beside.process.terminate()
+        assert beside.outcome().code == 143
+    assert outcome.statuses == {"waits.py": "passed" if alive else "leaked"}
 
 
 def test_a_port_that_a_server_gives_back_late_is_no_leak(made: Project) -> None:
