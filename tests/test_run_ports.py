@@ -120,7 +120,7 @@ def test_port_that_it_was_seen_to_listen_on_is_told_of_when_it_is_taken(made: Pr
         "    except OSError:\n"
         "        raise SystemExit\n"
         "    server.listen()\n"
-        "    time.sleep(1.2)  # no synchronisation: it is to be seen by a look of the runner\n",
+        "    time.sleep(3)  # no synchronisation: it is to be seen by a look of the runner\n",
     )
     port = free_port()
     learnt = made.run("a.py", "--env", f"SECRET={port}")
