@@ -62,15 +62,23 @@ from e2e_runner.records import VARIABLE, Record
 from e2e_runner.script import Script, Surroundings, start_failure, started
 from e2e_runner.supervise.child import NetworkError, StartError, SupervisionLost
 from e2e_runner.supervise.networks import Network, Refusals
-from e2e_runner.verdict import Blocked, Facts, Judgement, Serving, ended_well, judge, signal_name
+from e2e_runner.verdict import (
+    ILL,
+    WELL,
+    Blocked,
+    Facts,
+    Judgement,
+    Serving,
+    ended_well,
+    judge,
+    signal_name,
+)
 
 # How long what a script started may take to go by itself after the script has ended: helpers of
 # multiprocessing and servers that were just told to stop end a moment later, and are no leak.
 _LINGER = 0.5
 _SHORT = 0.05  # seconds; what takes less is not worth telling
 _NOT_READY = "companion-not-ready"
-_WELL = (Status.PASSED, Status.SERVED, Status.LEAKED)
-_KEPT = (Status.FAILED, Status.TIMEOUT)  # with --keep-databases
 
 
 class Attempt:
@@ -301,7 +309,7 @@ class Attempt:
         suspect = suspect or shortfall(signs)
         if not suspect:
             return
-        blame = "left something out" if status in _WELL else "failed by that"
+        blame = "left something out" if status in WELL else "failed by that"
         note = f"it may have {blame}: {suspect}"
         if spared:
             note += (
@@ -309,7 +317,7 @@ class Attempt:
                 f"own at port {signs.databases}"
             )
         self._notes.append(note)
-        if status not in _WELL:
+        if status not in WELL:
             self._hints.append(remedy(suspect))
 
     def _signs(self, status: Status, diagnosis: Diagnosis) -> Signs:
@@ -411,7 +419,7 @@ class Attempt:
         if self._grant is None:
             return
         keep = None
-        if self._around.run.postgres.keep_databases and status in _KEPT:
+        if self._around.run.postgres.keep_databases and status in ILL:
             keep = self._around.workspaces.kept_databases(self.example.path)
         self._notes += await self._around.databases.release(self._grant, keep=keep)
 
@@ -692,7 +700,7 @@ class Attempt:
         output, cut = ("", False) if plain else self._output or logs.tail(self._log_files)
         ended = facts.exit
         signal_seen = signal_name(ended.signal) if ended and ended.signal is not None else None
-        failed = status in (Status.FAILED, Status.TIMEOUT) and not facts.problems
+        failed = status in ILL and not facts.problems
         # A companion may be hindered by the isolation as the script may.
         hindered = failed or (status is Status.BLOCKED and cause == _NOT_READY)
         if failed or (hindered and self._own is not None):

@@ -216,10 +216,7 @@ class Databases:
             return None
         if coming is not None:
             self._coming.discard(coming)
-            try:
-                grant = await coming.task
-            finally:
-                coming.task.cancel()
+            grant = await coming.task
             if grant is not None:
                 return grant
         return await self._give(example, network, ahead=False)

@@ -208,12 +208,7 @@ class _Engine:
             id=run_id,
             started=started,
             root=self._run.root,
-            jobs=jobs_for(
-                self._plan,
-                self._run,
-                processors=machine.processors(),
-                descriptors=machine.descriptors(),
-            ),
+            jobs=jobs_here(self._plan, self._run),
             python=self._run.python,
             version=e2e_runner.__version__,
             processes=supervisor.tier if supervisor else None,
@@ -252,6 +247,11 @@ def jobs_for(plan: Plan, run: RunSettings, *, processors: int, descriptors: int)
     affordable = max(1, (descriptors - _OWN_DESCRIPTORS) // _DESCRIPTORS_EACH)
     room = sum(1 + len(example.companions) for example in plan.examples)
     return max(1, min(wanted, affordable, room))
+
+
+def jobs_here(plan: Plan, run: RunSettings) -> int:
+    """Choose how many examples run at a time on this machine."""
+    return jobs_for(plan, run, processors=machine.processors(), descriptors=machine.descriptors())
 
 
 def wants_networks(plan: Plan) -> bool:

@@ -13,6 +13,7 @@ from e2e_runner.model import (
     Past,
     Status,
 )
+from e2e_runner.verdict import ILL, WELL
 
 NETWORK = "network"  # the cause of what could not be given a network of its own
 LOOPBACK = ("127.0.0.1", "::1")
@@ -26,8 +27,7 @@ _LACKING = {  # by cause
 }
 
 # Blocked by a companion, that is: what is blocked by anything else has nothing to do with the network.
-_MAY_BE_HINDERED = frozenset({Status.FAILED, Status.TIMEOUT, Status.BLOCKED})
-_MAY_HAVE_MISSED = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})
+_MAY_BE_HINDERED = ILL | {Status.BLOCKED}
 _DATABASE = "database"
 _REFUSED = frozenset({"connection-refused", _DATABASE})  # causes whose `port` was refused
 _REACH = re.compile(r"reach = \[[^]]*\]")
@@ -75,7 +75,7 @@ def suspicion(signs: Signs) -> str:
     one where the script leaves out what it cannot reach: it is doubted where that is a service that the
     machine has.
     """
-    if signs.status in _MAY_HAVE_MISSED:
+    if signs.status in WELL:
         return _named(signs, signs.service_ports if signs.refused else ())
     if signs.status not in _MAY_BE_HINDERED:
         return ""
@@ -88,7 +88,7 @@ def suspicion(signs: Signs) -> str:
 
 def shortfall(signs: Signs) -> str:
     """Say what a pass in isolation may have left out, with nothing to tell whether it did."""
-    return _beyond(signs) if signs.status in _MAY_HAVE_MISSED else ""
+    return _beyond(signs) if signs.status in WELL else ""
 
 
 def _beyond(signs: Signs) -> str:

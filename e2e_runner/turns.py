@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from e2e_runner.hints import flaky_advice
 from e2e_runner.isolation import remedy
 from e2e_runner.model import Example, NetworkMode, Result, Status
+from e2e_runner.verdict import ILL, WELL
 
-_FAILED = frozenset({Status.FAILED, Status.TIMEOUT})
-_HINDERED = _FAILED | {Status.BLOCKED}
-_OK = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})
+_HINDERED = ILL | {Status.BLOCKED}
 _IN_THE_WAY = "port-in-use"  # the cause
 _REFUSED = "connection-refused"  # the cause: by a neighbour's server that ended, perhaps
 _HOPELESS = "bad-metadata"  # the cause of what fails in the same way for ever
@@ -68,7 +67,7 @@ class Turns:
     @property
     def failed(self) -> bool:
         """Whether it would be a failure if it ended now."""
-        return any(each.result.status in _FAILED for each in self._counted)
+        return any(each.result.status in ILL for each in self._counted)
 
     def first(self) -> Turn:
         """Give the first attempt to be made."""
@@ -92,7 +91,7 @@ class Turns:
         if self._repeat > 1:
             return self._after_one_of_many()
         last = self._counted[-1].result
-        if last.status in _FAILED and self._retries_left(last):
+        if last.status in ILL and self._retries_left(last):
             return self._next(alone=True, why=f"retry {len(self._counted)}")
         return self._verdict()
 
@@ -119,7 +118,7 @@ class Turns:
         if (
             made.turn.network is NetworkMode.HOST
             or self._example.settings.network is not NetworkMode.AUTO
-            or result.status not in _HINDERED | _OK
+            or result.status not in _HINDERED | WELL
             or not result.isolation_suspect
         ):
             return None
@@ -155,12 +154,12 @@ class Turns:
             and ran
             and (
                 result.status in {Status.BLOCKED, Status.SKIPPED}
-                or (result.status in _FAILED and result.cause == _IN_THE_WAY)
+                or (result.status in ILL and result.cause == _IN_THE_WAY)
             )
         ):
             return self._unsettled(before, made)
         how = "timed out" if result.status is Status.TIMEOUT else result.status.value
-        too = " too" if result.status in _FAILED else ""
+        too = " too" if result.status in ILL else ""
         came = before.result.reason or before.result.status.value
         if isolated:
             suspect = before.result.isolation_suspect
@@ -173,20 +172,20 @@ class Turns:
     def _unsettled(before: _Made, made: _Made) -> _Made:
         """Let a verdict in isolation stand that could not be made sure of on the host network."""
         result, in_vain = before.result, made.result
-        blame = "left something out" if result.status in _OK else "failed by that"
+        blame = "left something out" if result.status in WELL else "failed by that"
         note = (
             f"it may have {blame}: {result.isolation_suspect}; on the host network it was "
             f"{in_vain.status.value}: {in_vain.reason}"
         )
         hints = result.hints
-        if result.status not in _OK:
+        if result.status not in WELL:
             hints = (remedy(result.isolation_suspect), *hints, *in_vain.hints)
         return replace(before, result=replace(result, notes=(*result.notes, note), hints=hints))
 
     def _after_one_of_many(self) -> Turn | Result:
         told = len(self._counted)
         status = self._counted[-1].result.status
-        if told < self._repeat and status in _FAILED | _OK and not self._is_hopeless():
+        if told < self._repeat and status in ILL | WELL and not self._is_hopeless():
             return self._next(why=f"{told + 1} of {self._repeat}")
         return self._verdict()
 
@@ -205,9 +204,9 @@ class Turns:
         if len(self._counted) == 1:
             return self._whole(last)
         first = self._counted[0]
-        if last.status in _OK:
+        if last.status in WELL:
             return self._whole(self._flaky(first, self._counted[-1]))
-        if last.status not in _FAILED:
+        if last.status not in ILL:
             in_vain = f"its retry was {last.status.value}: {last.reason}"
             return self._whole(self._counted[-2].result, in_vain)
         retries = len(self._counted) - 1
@@ -242,7 +241,7 @@ class Turns:
         )
 
     def _verdict_on_many(self) -> Result:
-        bad = [(n, each) for n, each in self._numbered() if each.result.status not in _OK]
+        bad = [(n, each) for n, each in self._numbered() if each.result.status not in WELL]
         leaked = [each for each in self._counted if each.result.status is Status.LEAKED]
         passed = len(self._counted) - len(bad)
         shown = bad[0][1] if bad else (leaked or self._counted)[-1]
@@ -257,7 +256,7 @@ class Turns:
 
     def _broken_off(self) -> Result | None:
         """Give what an attempt has told that was to be made again in other surroundings."""
-        if not self._spoilt or self._spoilt[-1].result.status in _OK:
+        if not self._spoilt or self._spoilt[-1].result.status in WELL:
             return None
         return self._whole(self._spoilt[-1].result, "was to run once more in other surroundings")
 

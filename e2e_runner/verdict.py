@@ -29,6 +29,10 @@ EXIT_BLOCKED = 3
 EXIT_NOTHING = 4
 EXIT_INTERNAL = 70
 
+# What may come of an attempt that ran: well, or not.
+WELL = frozenset({Status.PASSED, Status.SERVED, Status.LEAKED})
+ILL = frozenset({Status.FAILED, Status.TIMEOUT})
+
 _ALWAYS_OK = frozenset({Status.PASSED, Status.SERVED})
 _OK_UNLESS_STRICT = frozenset({Status.FLAKY, Status.LEAKED})
 _RAN_TO_AN_END = _ALWAYS_OK | _OK_UNLESS_STRICT

@@ -6,9 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from e2e_runner import machine
 from e2e_runner.cli.listing import Machine
-from e2e_runner.engine import jobs_for
+from e2e_runner.engine import jobs_here
 from e2e_runner.model import Plan, PostgresMode, RunSettings
 from e2e_runner.postgres.binaries import find_binaries
 from e2e_runner.supervise.client import Supervisor
@@ -40,12 +39,7 @@ async def _probe(
             process_notes=supervisor.notes,
             network=supervisor.networks.tier,
             network_notes=supervisor.networks.notes,
-            jobs=jobs_for(
-                plan,
-                run,
-                processors=machine.processors(),
-                descriptors=machine.descriptors(),
-            ),
+            jobs=jobs_here(plan, run),
             postgres=_postgres(plan, run),
         )
 
